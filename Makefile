@@ -1,0 +1,73 @@
+# `make demo` and `make test` do all set-up themselves, on a machine with Python 3.11 or later.
+
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input --quiet --quiet
+LOCK := ../.venv-lock/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
+	--no-emit-find-links --no-emit-trusted-host --no-emit-options
+
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+.PHONY: demo
+demo: $(VENV)/.base rabbitmq ## Set up and run the two-server demo on a private broker
+	@$(VENV)/bin/qctl demo
+
+.PHONY: test
+test: lint rabbitmq ## Set up and run every check and test
+	@echo "running the tests" >&2
+	@$(VENV)/bin/python -m pytest --quiet
+
+.PHONY: unit
+unit: $(VENV)/.test ## Run the tests that need no broker
+	@$(VENV)/bin/python -m pytest --quiet tests/unit
+
+.PHONY: lint
+lint: $(VENV)/.test ## Run ruff and mypy
+	@echo "checking with ruff and mypy" >&2
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --check --quiet . || { echo "not formatted; run: make format" >&2; exit 1; }
+	@$(VENV)/bin/mypy --no-error-summary
+
+.PHONY: format
+format: $(VENV)/.test ## Format the code
+	@$(VENV)/bin/ruff check --quiet --fix . ; $(VENV)/bin/ruff format --quiet .
+
+.PHONY: bench
+bench: $(VENV)/.test rabbitmq ## Run the benchmarks
+	@$(VENV)/bin/python -m pytest --quiet --capture=no --timeout=0 tests/bench
+
+.PHONY: lock
+lock: ## Renew requirements/*.txt from pyproject.toml and requirements/*.in
+	@scripts/make-venv .venv-lock
+	@.venv-lock/bin/python -m pip --disable-pip-version-check --quiet --quiet install --require-hashes -r requirements/lock.txt
+	cd requirements && export CUSTOM_COMPILE_COMMAND='make lock' \
+	&& $(LOCK) --upgrade --output-file base.txt ../pyproject.toml \
+	&& $(LOCK) --upgrade --extra test --constraint base.txt --output-file test.txt ../pyproject.toml \
+	&& $(LOCK) --upgrade --output-file build.txt build.in \
+	&& $(LOCK) --upgrade --output-file lock.txt lock.in
+
+.PHONY: clean
+clean: ## Remove what was made here, but no private broker
+	@rm -rf $(VENV) .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: rabbitmq
+rabbitmq:
+	@scripts/ensure-rabbitmq
+
+# What it takes to run qctl, and on top of it what it takes to test it.
+$(VENV)/.base: requirements/base.txt requirements/build.txt pyproject.toml
+	@scripts/make-venv $(VENV)
+	@echo "installing qctl's locked dependencies" >&2
+	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/base.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base requirements/test.txt
+	@echo "installing the locked tools for tests" >&2
+	@$(PIP) install --require-hashes -r requirements/test.txt
+	@touch $@

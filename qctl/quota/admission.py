@@ -1,0 +1,181 @@
+"""Who may go on, who waits, who is held, and when a held consumer comes back. Pure decisions as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+from qctl.quota.policy import NS_PER_S
+from qctl.quota.window import Reading, free_at, free_units
+
+#: A held consumer comes back for a run of at least this part of its limit, or of a second's work, whichever is less.
+RUN_DIVISOR = 20
+#: After this long it comes back for a single task: on a trickle, a twentieth of the limit may never be free at once.
+SINGLE_AFTER_NS = NS_PER_S
+
+
+class Cause(StrEnum):
+    """Why a consumer is held."""
+
+    QUOTA = "quota"
+    BLOCKED = "blocked"
+    LEDGER = "ledger"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """It can be paid for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Try again at `until_ns`, or when something is given back before."""
+
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Give back what is held and stop consuming. `until_ns`: when one task is expected to be payable; None: unknown."""
+
+    quota: str | None
+    cause: Cause
+    until_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a consumer stands: consuming, or held and why."""
+
+    held: Hold | None = None
+
+    @property
+    def consuming(self) -> bool:
+        """Whether nothing in the ledger keeps it from consuming."""
+        return self.held is None
+
+
+class Return(Enum):
+    """What a held consumer may come back for."""
+
+    NOT_YET = 0
+    TASK = 1
+    RUN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """What one consumer of one process can pay from, for one quota.
+
+    left_units: in the process's memory, not set aside for another. ahead_units: claimed by others before it.
+    """
+
+    reading: Reading
+    left_units: int = 0
+    ahead_units: int = 0
+
+    def payable(self, now_ns: int) -> int:
+        """Units that can be paid at `now_ns` if nothing that is out comes back."""
+        return self.left_units + max(0, free_units(self.reading, now_ns) - self.ahead_units)
+
+    def payable_at(self, units: int, now_ns: int) -> int | None:
+        """When `units` can be paid; None when that depends on what is out."""
+        if units <= self.left_units:
+            return now_ns
+        return free_at(self.reading, units - self.left_units + self.ahead_units, now_ns)
+
+    def payable_if_returned(self, units: int, by_ns: int) -> bool:
+        """Whether `units` can be paid at `by_ns` if all comes back that is out: leases, and what tasks do not use."""
+        if self.reading.blocked_until_ns > by_ns:
+            return False
+        elsewhere_units = self.reading.leased_units - self.left_units
+        return self.left_units + free_units(self.reading, by_ns) + elsewhere_units - self.ahead_units >= units
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """`cost_units` for the next task, `backlog_units` (at least the cost) for all that the process holds."""
+
+    quota: str
+    cost_units: int
+    backlog_units: int
+    purse: Purse
+
+
+def decide(needs: Sequence[Need], *, now_ns: int, deadline_ns: int) -> Pay | Wait | Hold:
+    """Pay, wait or hold; `deadline_ns` is the first failed try + hold_after. The worst of the quotas decides:
+
+    | the next task                        | all that the process holds                          | then |
+    |--------------------------------------|-----------------------------------------------------|------|
+    | payable now                          | any                                                 | Pay  |
+    | not now                              | payable by the deadline                             | Wait until the task is payable |
+    | not now, the deadline is ahead       | payable by then if what is out elsewhere comes back | Wait until the deadline |
+    | not now                              | not even then, or the deadline is past              | Hold |
+    """
+    worst: Pay | Wait | Hold = Pay()
+    for need in needs:
+        purse = need.purse
+        if purse.payable(now_ns) >= need.cost_units:
+            continue
+        soon_ns = purse.payable_at(need.cost_units, now_ns)
+        all_ns = purse.payable_at(need.backlog_units, now_ns)
+        if now_ns < deadline_ns and all_ns is not None and soon_ns is not None and all_ns <= deadline_ns:
+            verdict: Wait | Hold = Wait(soon_ns)
+        elif now_ns < deadline_ns and purse.payable_if_returned(need.backlog_units, deadline_ns):
+            verdict = Wait(deadline_ns)
+        else:
+            verdict = Hold(need.quota, _cause(purse.reading, now_ns), soon_ns)
+        worst = _worse(worst, verdict)
+    return worst
+
+
+def may_return(needs: Sequence[Need], runs: Sequence[int], *, now_ns: int, held_since_ns: int) -> Return:
+    """What a held consumer could come back for now; `runs` are the units of a sensible run in each quota.
+
+    | payable in every quota | held for | comes back for |
+    |------------------------|----------|----------------|
+    | cost and run           | any      | a run          |
+    | cost                   | >= 1 s   | one task       |
+    | cost                   | < 1 s    | not yet        |
+    | less                   | any      | not yet        |
+    """
+    payable = [need.purse.payable(now_ns) for need in needs]
+    if any(units < need.cost_units for units, need in zip(payable, needs, strict=True)):
+        return Return.NOT_YET
+    if all(units >= run for units, run in zip(payable, runs, strict=True)):
+        return Return.RUN
+    return Return.TASK if now_ns - held_since_ns >= SINGLE_AFTER_NS else Return.NOT_YET
+
+
+def sensible_run(reading: Reading, *, cost_units: int, rate_per_s: float) -> int:
+    """Units worth coming back for: a twentieth of the tightest limit or a second of work, at least one task."""
+    twentieth = min(part.limit.units for part in reading.limits) // RUN_DIVISOR
+    return max(cost_units, min(twentieth, int(rate_per_s)))
+
+
+def _cause(reading: Reading, now_ns: int) -> Cause:
+    return Cause.BLOCKED if now_ns < reading.blocked_until_ns else Cause.QUOTA
+
+
+def _worse(one: Pay | Wait | Hold, other: Wait | Hold) -> Wait | Hold:
+    """A hold beats a wait; of two of a kind the one that lasts longer wins, unknown being longest."""
+    if isinstance(one, Pay):
+        return other
+    if isinstance(one, Hold) != isinstance(other, Hold):
+        return one if isinstance(one, Hold) else other
+    lasts = [float("inf") if it.until_ns is None else it.until_ns for it in (one, other)]
+    return one if lasts[0] >= lasts[1] else other
+
+
+def return_at(needs: Sequence[Need], runs: Sequence[int], *, now_ns: int, held_since_ns: int) -> int | None:
+    """When `may_return` will say yes, if nothing comes back before; None: not by the passing of time alone."""
+    tasks = [need.purse.payable_at(need.cost_units, now_ns) for need in needs]
+    for_run = [need.purse.payable_at(run, now_ns) for need, run in zip(needs, runs, strict=True)]
+    found = []
+    if None not in tasks:
+        found.append(max([held_since_ns + SINGLE_AFTER_NS, *(at for at in tasks if at is not None)]))
+    if None not in for_run:
+        found.append(max(at for at in for_run if at is not None))
+    return min(found, default=None)

@@ -1,0 +1,213 @@
+"""One process's access to its host's quotas: spend from memory, wait briefly, or be told to hold."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from qctl.errors import LedgerError, UnknownName
+from qctl.quota.admission import Cause, Hold, Standing
+from qctl.quota.clock import Clock
+from qctl.quota.ledger import Exchange, Ledger
+from qctl.quota.policy import NS_PER_S, Policy
+from qctl.quota.renewal import Renewal
+from qctl.quota.till import Grant, Priced, Tally, Till, Waiter
+from qctl.quota.window import Reading
+
+#: A waiting thread answers itself after hold_after and this: the ledger's thread may hang in the disk.
+_MARGIN_S = 1.0
+
+
+def _nothing() -> Mapping[str, int]:
+    return {}
+
+
+def _ignore(consumer: str, standing: Standing) -> None:
+    del consumer, standing
+
+
+class Leases:
+    """The quotas of one process; every method may be called from any thread.
+
+    on_standing(consumer, standing) is called from the ledger's thread when a consumer becomes held or consuming, before
+    those who wait for it get their Hold. It must not block.
+    """
+
+    def __init__(self, ledger: Ledger, *, hold_after_s: float, on_standing: Callable[[str, Standing], None]) -> None:
+        self._ledger = ledger
+        self._hold_after_s = hold_after_s
+        self._till = Till(ledger.clock.now_ns, self._wake)
+        self._renewal = Renewal(ledger, self._till, hold_after_ns=int(hold_after_s * NS_PER_S), on_standing=on_standing)
+        self._tallies: dict[str, Tally] = {}
+        self._closed = False
+        #: take(priced) -> Grant | None: reserve from memory alone; None: ask `acquire`.
+        self.take = self._till.take
+        #: settle(grant, used=None, *, ambiguous=False): end a grant; see Till.settle.
+        self.settle = self._till.settle
+        #: book(grant, quota, units, *, ambiguous=False): spent now, while the task runs on; see Till.book.
+        self.book = self._till.book
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        policies: Iterable[Policy],
+        *,
+        hold_after_s: float = 1.0,
+        on_standing: Callable[[str, Standing], None] = _ignore,
+        clock: Clock | None = None,
+        assume_spent: bool = False,
+    ) -> Leases:
+        """Join the ledger in `directory` (STATE/HOST) under these limits.
+
+        assume_spent: if the ledger is new, all windows count as used up. Raises StateError, LedgerError.
+        """
+        ledger = Ledger.open(directory, clock=clock, assume_spent=assume_spent)
+        try:
+            ledger.configure(policies)
+            ledger.join()
+            leases = cls(ledger, hold_after_s=hold_after_s, on_standing=on_standing)
+            leases._renewal.rebind()
+        except BaseException:
+            ledger.close()
+            raise
+        leases._renewal.start()
+        return leases
+
+    @property
+    def ledger_id(self) -> str:
+        """Which ledger this is; a new file has a new one."""
+        return self._ledger.ledger_id
+
+    @property
+    def fresh(self) -> bool:
+        """Whether this process made the file: nothing was known to be spent."""
+        return self._ledger.fresh
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of all instants here."""
+        return self._ledger.clock
+
+    @property
+    def broken(self) -> LedgerError | None:
+        """Why the ledger cannot be used at present; what is in memory may still be spent."""
+        return self._renewal.broken
+
+    def register(
+        self, consumer: str, cost: Mapping[str, int], *, backlog: Callable[[], Mapping[str, int]] = _nothing
+    ) -> Priced:
+        """Make `consumer` known: from now on it has a standing, judged at once. Returns the price of its usual task.
+
+        backlog(): units by quota for all deliveries that this process holds of it and has not admitted; called from the
+        ledger's thread, must not block. Raises UnknownName for a quota without a policy, LedgerError.
+        """
+        priced = self.price(consumer, cost)
+        self._renewal.enter(priced, backlog)
+        return priced
+
+    def price(self, consumer: str, cost: Mapping[str, int]) -> Priced:
+        """Prepare a cost for taking. Reusable. Raises UnknownName for a quota without a policy."""
+        for quota, units in cost.items():
+            if quota not in self._till.pools:
+                raise UnknownName(f"there is no quota {quota}", hint="Add it under `quotas:` in the inventory.")
+            if units < 0:
+                raise ValueError(f"a cost cannot be negative: {quota}: {units}")
+        lines = tuple((self._till.pools[quota], units) for quota, units in sorted(cost.items()) if units)
+        return Priced(consumer, lines, self._tallies.setdefault(consumer, Tally()))
+
+    def withdraw(self, consumer: str) -> None:
+        """The consumer is paused or draining: no claims, no standing; who waits gets Hold(WITHDRAWN). Grants stay."""
+        for waiter in self._renewal.withdraw(consumer):
+            waiter.done(Hold(None, Cause.WITHDRAWN))
+
+    def standing(self, consumer: str) -> Standing:
+        """Where the consumer stands now; Hold(WITHDRAWN) if it is not registered."""
+        with self._till.lock:
+            entry = self._renewal.entries.get(consumer)
+            return entry.standing if entry and not self._closed else Standing(Hold(None, Cause.WITHDRAWN))
+
+    def acquire(self, priced: Priced) -> Grant | Hold:
+        """Reserve, waiting up to hold_after where it is worth it; Hold: give the delivery back."""
+        return self.take(priced) or self._await(lambda done: self._request(priced, done, None))
+
+    def request(self, priced: Priced, done: Callable[[Grant | Hold], None]) -> None:
+        """`acquire` without waiting: `done` is called once, at once or later from the ledger's thread."""
+        if grant := self.take(priced):
+            done(grant)
+        else:
+            self._request(priced, done, None)
+
+    def more(self, grant: Grant, quota: str, units: int) -> bool:
+        """Reserve `units` more for a running task, waiting up to hold_after. False: they may not be spent."""
+        priced = self.price(grant.priced.consumer, {quota: units})
+        answer = self._await(lambda done: self._request(priced, done, grant))
+        return isinstance(answer, Grant)
+
+    def block(self, quota: str, until_ns: int) -> None:
+        """The upstream said: nothing before `until_ns`. Binds at once in all processes of the host. Raises LedgerError."""
+        self._ledger.block(quota, until_ns)
+        self._wake()
+
+    def configure(self, policies: Iterable[Policy]) -> None:
+        """Change limits; binds at once in all processes of the host. Raises LedgerError."""
+        self._ledger.configure(policies)
+        self._renewal.rebind()
+        self._wake()
+
+    def readings(self) -> Mapping[str, Reading]:
+        """What the ledger said last, a second ago at most; asks no disk."""
+        return self._renewal.readings
+
+    def close(self) -> None:
+        """Give back what is unspent and leave. What no task has settled counts as spent. Raises LedgerError."""
+        if self._closed:
+            return
+        self._closed = True
+        self._renewal.stop()
+        try:
+            for consumer in tuple(self._renewal.entries):
+                self.withdraw(consumer)
+            statement = self._till.state({quota: pool.left for quota, pool in self._till.pools.items()})
+            self._ledger.exchange(Exchange(held=statement.held, settled=statement.settled, doubtful=statement.doubtful))
+            self._ledger.leave()
+        finally:
+            self._ledger.close()
+
+    def __enter__(self) -> Leases:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wake(self) -> None:
+        self._renewal.wake.set()
+
+    def _request(self, priced: Priced, done: Callable[[Grant | Hold], None], grant: Grant | None) -> Waiter | None:
+        held = self.standing(priced.consumer).held if grant is None else None
+        if held is not None:
+            done(held)
+            return None
+        now_ns = self._ledger.clock.now_ns()
+        waiter = Waiter(priced=priced, done=done, since_ns=now_ns, grant=grant, try_ns=now_ns)
+        self._till.enqueue(waiter)
+        return waiter
+
+    def _await(self, ask: Callable[[Callable[[Grant | Hold], None]], Waiter | None]) -> Grant | Hold:
+        answered = threading.Event()
+        answers: list[Grant | Hold] = []
+
+        def done(answer: Grant | Hold) -> None:
+            answers.append(answer)
+            answered.set()
+
+        waiter = ask(done)
+        if waiter and not answered.wait(self._hold_after_s + _MARGIN_S) and self._till.dequeue(waiter):
+            return Hold(None, Cause.LEDGER)
+        # Whoever took the waiter out of the line is about to answer.
+        answered.wait()
+        return answers[0]

@@ -1,0 +1,316 @@
+"""The durable record of a host: units reserved and spent, shared by all its processes through one SQLite file.
+
+Each public operation is one transaction. Instants are read from the clock inside it, so that they ascend with the order
+of the transactions. The reservations of a process are stated as what it *holds*, not as what changed: a statement that
+is repeated after a commit whose outcome was not learned is true again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qctl.errors import LedgerError, UnknownName
+from qctl.quota import books, schema
+from qctl.quota.books import Account
+from qctl.quota.clock import Clock, boot_clock
+from qctl.quota.liveness import Lifeline, is_dead
+from qctl.quota.policy import Policy, enforced
+from qctl.quota.window import Reading
+from qctl.quota.words import Words
+
+#: Settled units by the instant of their settlement, for each quota.
+Settled = Mapping[str, Mapping[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Units that `consumer` needs, all or none. `claim`: stand in line for what is missing."""
+
+    consumer: str
+    cost: Mapping[str, int]
+    claim: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a process tells the ledger and wants from it.
+
+    held: all units still in its hands after this, by quota: in memory or with running tasks; what it does not name, it
+    does not hold. settled, doubtful: units spent since the last exchange; a doubtful one may be counted upstream up to
+    the linger later. wants: served in order. top_up: what is left in memory of the quotas to lease ahead of need.
+    unclaim: consumers that no longer wait.
+    """
+
+    held: Mapping[str, int] = field(default_factory=dict)
+    settled: Settled = field(default_factory=dict)
+    doubtful: Settled = field(default_factory=dict)
+    wants: tuple[Want, ...] = ()
+    top_up: Mapping[str, int] = field(default_factory=dict)
+    unclaim: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The answer. void: nothing was done, since the ledger does not know the process (it is a new file, or took it for
+    dead): its leases are void, and it must state anew what runs. granted: one per want. leased: units of each top-up.
+    epochs: of every quota. readings: of every quota, when a want was refused."""
+
+    void: bool = False
+    granted: tuple[bool, ...] = ()
+    leased: Mapping[str, int] = field(default_factory=dict)
+    epochs: Mapping[str, int] = field(default_factory=dict)
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+
+
+class Ledger:
+    """An open ledger file. A process that ends without `leave` counts as dead, `close` or not. Any thread may call; calls follow one another. Every method raises LedgerError."""
+
+    def __init__(self, directory: Path, *, clock: Clock) -> None:
+        self.clock = clock
+        self.process = secrets.token_hex(8)
+        self.ledger_id = ""
+        self.fresh = False
+        #: What this process's last change wrote to the shared page.
+        self.mark = 0
+        self._directory = directory
+        self._path = directory / schema.FILE
+        self._mutex = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._words: Words | None = None
+        self._lifeline: Lifeline | None = None
+        self._policies: dict[str, Policy] = {}
+        self._closed = False
+
+    @classmethod
+    def open(cls, directory: Path, *, clock: Clock | None = None, assume_spent: bool = False) -> Ledger:
+        """Open or make the ledger in `directory`. assume_spent: a ledger made now counts all windows as used up.
+
+        Raises StateError when the directory cannot be used, LedgerError when the file cannot.
+        """
+        schema.prepare(directory)
+        ledger = cls(directory, clock=clock or boot_clock())
+        with ledger._mutex, schema.sqlite_errors(ledger._path):
+            ledger._reopen(assume_spent=assume_spent)
+        return ledger
+
+    @property
+    def words(self) -> Words:
+        """The shared page; a new object after the file was replaced."""
+        if self._words is None:
+            raise LedgerError(f"the ledger {self._path} is closed")
+        return self._words
+
+    # -- processes
+
+    def join(self) -> None:
+        """Become a process of this ledger: from now on what is leased here is this process's, until it dies."""
+        with self._writing() as connection:
+            self._enter(connection)
+        self.bury_dead()
+
+    def leave(self) -> None:
+        """End orderly. What was not given back counts as spent, as if the process had died."""
+        with self._writing() as connection:
+            books.bury(connection, self.process, self.clock.now_ns())
+        if self._lifeline:
+            self._lifeline.cut(remove=True)
+            self._lifeline = None
+
+    def bury_dead(self) -> int:
+        """Count what dead processes had in their hands as spent: now, and the linger. Returns how many were found.
+
+        Writes nothing when none is dead.
+        """
+        with self._reading() as connection:
+            others = [row[0] for row in connection.execute("SELECT id FROM processes") if row[0] != self.process]
+        dead = [process for process in others if is_dead(self._lock_path(process))]
+        if dead:
+            with self._writing() as connection:
+                now_ns = self.clock.now_ns()
+                for process in dead:
+                    books.bury(connection, process, now_ns)
+            for process in dead:
+                self._lock_path(process).unlink(missing_ok=True)
+        return len(dead)
+
+    # -- limits
+
+    def configure(self, policies: Iterable[Policy]) -> None:
+        """Set the limits of these quotas; others stay as they are. A change voids the quota's leases at once."""
+        policies = tuple(policies)
+        self._policies |= {policy.name: policy for policy in policies}
+        with self._writing() as connection:
+            self._configure(connection, policies)
+
+    def block(self, quota: str, until_ns: int) -> None:
+        """The upstream said: nothing before `until_ns`. Voids the quota's leases at once; never shortens a block."""
+        with self._writing() as connection:
+            account = self._account(books.accounts(connection), quota)
+            if until_ns > account.blocked_until_ns:
+                books.block(connection, account, until_ns)
+                self.words.set_epoch(account.quota_id, account.epoch + 1)
+
+    def epochs(self) -> dict[str, tuple[int, int]]:
+        """Id and epoch of each quota."""
+        with self._reading() as connection:
+            return {name: (it.quota_id, it.epoch) for name, it in books.accounts(connection).items()}
+
+    # -- units
+
+    def exchange(self, request: Exchange) -> Response:
+        """Settle, give back, and lease, in one transaction. Nothing is written when nothing changes."""
+        with self._writing() as connection:
+            if not connection.execute("SELECT 1 FROM processes WHERE id = ?", (self.process,)).fetchone():
+                self._enter(connection)
+                return Response(void=True)
+            now_ns = self.clock.now_ns()
+            accounts = books.accounts(connection)
+            for name, account in accounts.items():
+                self.words.set_epoch(account.quota_id, account.epoch)
+            self._book(connection, accounts, request, now_ns)
+            for consumer in request.unclaim:
+                books.unclaim(connection, self.process, consumer)
+            involved = {accounts[name].quota_id for want in request.wants for name in want.cost if name in accounts}
+            involved |= {accounts[name].quota_id for name in request.top_up if name in accounts}
+            desk = books.Desk(
+                connection, self.process, now_ns, [a for a in accounts.values() if a.quota_id in involved]
+            )
+            granted = tuple(self._grant(desk, accounts, want) for want in request.wants)
+            leased = {
+                name: desk.lease_ahead(accounts[name], left_units)
+                for name, left_units in request.top_up.items()
+                if name in accounts
+            }
+            desk.store()
+            readings = {} if all(granted) else books.readings(connection, accounts, now_ns)
+            return Response(
+                granted=granted,
+                leased=leased,
+                epochs={name: account.epoch for name, account in accounts.items()},
+                readings=readings,
+            )
+
+    def readings(self) -> Mapping[str, Reading]:
+        """All that is known about each quota; takes no write lock."""
+        with self._reading() as connection:
+            return books.readings(connection, books.accounts(connection), self.clock.now_ns())
+
+    def close(self) -> None:
+        """Close the file and free the process's lock. Whoever did not `leave` before counts as dead."""
+        with self._mutex:
+            self._closed = True
+            self._disconnect()
+            if self._lifeline:
+                self._lifeline.cut(remove=False)
+                self._lifeline = None
+
+    # -- inside
+
+    def _enter(self, connection: sqlite3.Connection) -> None:
+        """Register under a new name with a lock of its own; what another name held is that name's affair."""
+        if self._lifeline:
+            self._lifeline.cut(remove=True)
+        self.process = secrets.token_hex(8)
+        self._lifeline = Lifeline(self._lock_path(self.process))
+        connection.execute("INSERT INTO processes VALUES (?)", (self.process,))
+
+    def _book(
+        self, connection: sqlite3.Connection, accounts: Mapping[str, Account], request: Exchange, now_ns: int
+    ) -> None:
+        books.state_held(
+            connection, self.process, {self._account(accounts, n).quota_id: u for n, u in request.held.items()}
+        )
+        for settled, lingers in ((request.settled, False), (request.doubtful, True)):
+            for name, units_at in settled.items():
+                books.spend(connection, self._account(accounts, name), units_at, now_ns=now_ns, lingers=lingers)
+
+    def _grant(self, desk: books.Desk, accounts: Mapping[str, Account], want: Want) -> bool:
+        cost = [(self._account(accounts, name), units) for name, units in want.cost.items()]
+        return desk.grant(want.consumer, cost, claim=want.claim)
+
+    def _account(self, accounts: Mapping[str, Account], quota: str) -> Account:
+        if quota not in accounts:
+            raise UnknownName(f"the ledger has no quota {quota}", hint="Add it under `quotas:` in the inventory.")
+        return accounts[quota]
+
+    def _configure(self, connection: sqlite3.Connection, policies: Iterable[Policy]) -> None:
+        now_ns = self.clock.now_ns()
+        for policy in policies:
+            changed = books.configure(connection, policy.name, enforced(policy), now_ns)
+            if changed:
+                # Before the commit: whoever looks waits for the lock then, and finds the new limit.
+                self.words.set_epoch(*changed)
+
+    def _lock_path(self, process: str) -> Path:
+        return self._directory / schema.PROCESSES / f"{process}.lock"
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._connected() as connection:
+            schema.patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+            books.follow_clock(connection, self.clock)
+            before = connection.total_changes
+            yield connection
+            if connection.total_changes == before:
+                connection.execute("ROLLBACK")
+                return
+            books.seen(connection, self.clock.now_ns())
+            schema.patiently(lambda: connection.execute("COMMIT"))
+            self.mark = self.words.changed()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._connected() as connection:
+            connection.execute("BEGIN")
+            schema.patiently(lambda: connection.execute("SELECT 1 FROM meta").fetchone())
+            yield connection
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with self._mutex, schema.sqlite_errors(self._path):
+            if self._closed:
+                raise LedgerError(f"the ledger {self._path} is closed")
+            if self._connection is None:
+                # Not a first start: a file that has vanished since is no reason to forget what was spent.
+                self._reopen(assume_spent=True)
+            connection = self._connection
+            assert connection is not None
+            try:
+                yield connection
+            except BaseException as error:
+                if isinstance(error, sqlite3.Error) and not schema.is_busy(error):
+                    # The handle may be of a file that was moved away: begin anew next time.
+                    self._disconnect()
+                elif connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _reopen(self, *, assume_spent: bool) -> None:
+        connection = schema.connect(self._path)
+        try:
+            schema.patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+            self.fresh = books.create(connection, clock=self.clock, assume_spent=assume_spent)
+            books.follow_clock(connection, self.clock)
+            # A page in use is never unmapped here: other threads read it on every spend.
+            self._words = Words(self._directory / schema.WORDS_FILE)
+            if self.fresh:
+                self._configure(connection, self._policies.values())
+            (self.ledger_id,) = connection.execute("SELECT ledger_id FROM meta").fetchone()
+            schema.patiently(lambda: connection.execute("COMMIT"))
+            self.mark = self._words.changed()
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _disconnect(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None

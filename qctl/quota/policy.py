@@ -1,0 +1,93 @@
+"""What an upstream allows, as plain values, and the constants of the laws that keep to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+
+#: Every window is kept longer by this much: no two machines' clocks run equally fast, and quartz is good for 100 ppm.
+STRETCH_PPM = 200
+#: How long after its last sign of life a call may still be counted upstream (queues, retransmissions, slow back ends).
+LINGER_NS = 60 * NS_PER_S
+#: A window is kept in this many buckets, so that its history is small and the loss by rounding below a thousandth.
+BUCKETS = 1024
+#: No bucket is shorter: settlements are not known more precisely than this.
+BUCKET_MIN_NS = NS_PER_MS
+#: The part of a limit that one process may hold in memory: what a crash can waste.
+LEASE_PER_MILLE = 20
+
+
+class Window(StrEnum):
+    """How an upstream counts. What is not `SLIDING` is enforced by sliding limits that are at least as strict."""
+
+    SLIDING = "sliding"
+    FIXED = "fixed"
+    PACED = "paced"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `units` in any window of `period_ns`."""
+
+    units: int
+    period_ns: int
+
+    def __post_init__(self) -> None:
+        if self.units < 0 or self.period_ns < BUCKET_MIN_NS:
+            raise ValueError(
+                f"a limit needs units >= 0 and a period >= 1 ms, found {self.units} in {self.period_ns} ns"
+            )
+
+    @property
+    def bucket_ns(self) -> int:
+        """The grain in which this limit's history is kept."""
+        return max(BUCKET_MIN_NS, -(-self.period_ns // BUCKETS))
+
+    @property
+    def kept_ns(self) -> int:
+        """How long a unit counts after the last instant at which it can have been counted: the period, stretched."""
+        return self.period_ns + -(-self.period_ns * STRETCH_PPM // 1_000_000)
+
+    @property
+    def linger_ns(self) -> int:
+        """How much later than we know an unanswered call may be counted."""
+        return min(LINGER_NS, self.period_ns)
+
+    @property
+    def lease_units(self) -> int:
+        """The most that one process leases ahead of need."""
+        return max(1, self.units * LEASE_PER_MILLE // 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A quota as the inventory states it: all `limits` must admit a unit. `burst_units` matters for `PACED` alone."""
+
+    name: str
+    limits: tuple[Limit, ...]
+    window: Window = Window.SLIDING
+    burst_units: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.limits:
+            raise ValueError(f"quota {self.name} needs at least one limit")
+
+
+def enforced(policy: Policy) -> tuple[Limit, ...]:
+    """The sliding limits that keep to `policy`, one per period, sorted by period.
+
+    `FIXED`: at most N in *any* window implies at most N in each of the upstream's windows. `PACED`: at most `burst` in any
+    window of burst intervals implies burst + rate * T in any T, which is what a leaky bucket admits.
+    """
+    tightest: dict[int, int] = {}
+    for limit in policy.limits:
+        parts = [limit]
+        if policy.window is Window.PACED and limit.units:
+            interval_ns = -(-policy.burst_units * limit.period_ns // limit.units)
+            parts.append(Limit(policy.burst_units, max(BUCKET_MIN_NS, interval_ns)))
+        for part in parts:
+            tightest[part.period_ns] = min(part.units, tightest.get(part.period_ns, part.units))
+    return tuple(Limit(units, period_ns) for period_ns, units in sorted(tightest.items()))

@@ -1,0 +1,397 @@
+"""A process's units in memory: leased, with running tasks, or spent and not yet written down.
+
+Everything here is arithmetic under one lock; nothing waits and nothing touches the disk. For each quota
+
+    left + running + pending + doubtful  =  what the ledger has as leased to this process
+
+holds between exchanges, whatever tasks do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from qctl.quota.admission import Hold
+
+#: Units of one quota, by pool: what a task costs or has reserved.
+Lines = tuple[tuple["Pool", int], ...]
+
+
+class Pool:
+    """One quota in one process."""
+
+    __slots__ = (
+        "quota", "slot", "view", "epoch", "grain_ns", "left", "set_aside", "running", "low", "thirsty", "taken",
+        "pending", "doubtful", "earmarks", "restate",
+    )  # fmt: skip
+
+    def __init__(self, quota: str, slot: int, view: memoryview, grain_ns: int) -> None:
+        self.quota = quota
+        #: Where the shared page has the quota's epoch; leases of another epoch are void.
+        self.slot, self.view, self.epoch = slot, view, -1
+        self.grain_ns = grain_ns
+        #: Units to spend, of which some are set aside for those who wait and for earmarks.
+        self.left = self.set_aside = 0
+        self.running = 0
+        #: At or below this many left, lease more.
+        self.low = -1
+        self.thirsty = False
+        #: Units ever taken: who did not take lately is idle.
+        self.taken = 0
+        self.pending: dict[int, int] = {}
+        self.doubtful: dict[int, int] = {}
+        #: Units leased for a consumer that is coming back.
+        self.earmarks: dict[str, int] = {}
+        #: The ledger has more as leased than is here: it should hear so soon.
+        self.restate = False
+
+    @property
+    def valid(self) -> bool:
+        """Whether what is left may be spent: no limit was changed and no block set since it was leased."""
+        return bool(self.view[self.slot] == self.epoch)
+
+
+class Tally:
+    """Tasks admitted of one consumer."""
+
+    __slots__ = ("tasks",)
+
+    def __init__(self) -> None:
+        self.tasks = 0
+
+
+class Priced:
+    """What a task of `consumer` costs, made ready for taking. Reusable; made by Leases.register and Leases.price."""
+
+    __slots__ = ("consumer", "lines", "tally")
+
+    def __init__(self, consumer: str, lines: Lines, tally: Tally) -> None:
+        self.consumer = consumer
+        self.lines = lines
+        self.tally = tally
+
+    @property
+    def cost(self) -> dict[str, int]:
+        """Units by quota."""
+        return {pool.quota: units for pool, units in self.lines}
+
+
+class Grant:
+    """Units reserved for one task, until it is settled. Belongs to that task."""
+
+    __slots__ = ("era", "lines", "open", "priced")
+
+    def __init__(self, priced: Priced, era: int) -> None:
+        self.priced = priced
+        self.lines = priced.lines
+        #: Which limits it was reserved under: what comes back from earlier ones goes to the ledger, not to the next task.
+        self.era = era
+        self.open = True
+
+    def reserved(self, quota: str) -> int:
+        """Units of `quota` that the task may still spend."""
+        return sum(units for pool, units in self.lines if pool.quota == quota)
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """Someone who could not be paid from memory. `grant`: a running task that needs more; it is never held."""
+
+    priced: Priced
+    done: Callable[[Grant | Hold], None]
+    since_ns: int
+    grant: Grant | None = None
+    #: When to ask the ledger (again).
+    try_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What goes into an exchange: see ledger.Exchange."""
+
+    held: Mapping[str, int]
+    settled: Mapping[str, Mapping[int, int]]
+    doubtful: Mapping[str, Mapping[int, int]]
+    given_back: Mapping[str, int] = field(default_factory=dict)
+
+
+class Till:
+    """All pools of a process. `wake` is called when the ledger has to be asked for something; it must not block."""
+
+    def __init__(self, now_ns: Callable[[], int], wake: Callable[[], None]) -> None:
+        self.lock = threading.Lock()
+        self.pools: dict[str, Pool] = {}
+        self.waiters: list[Waiter] = []
+        self._era = 0
+        self._now_ns = now_ns
+        self._wake = wake
+
+    # -- tasks
+
+    def take(self, priced: Priced) -> Grant | None:
+        """Reserve all that the task costs, from memory alone; None if that is not possible."""
+        lines = priced.lines
+        if lines:
+            with self.lock:
+                for pool, units in lines:
+                    if pool.left - pool.set_aside < units or pool.view[pool.slot] != pool.epoch:
+                        return self._take_earmarked(priced)
+                for pool, units in lines:
+                    pool.left = left = pool.left - units
+                    pool.running += units
+                    pool.taken += units
+                    if left <= pool.low and not pool.thirsty:
+                        pool.thirsty = True
+                        self._wake()
+                priced.tally.tasks += 1
+        return Grant(priced, self._era)
+
+    def settle(self, grant: Grant, used: Mapping[str, int] | None = None, *, ambiguous: bool = False) -> None:
+        """End the grant: of what it still has reserved, `used` (None: all) is spent now and the rest comes back."""
+        if used and min(used.values()) < 0:
+            raise ValueError(f"units used cannot be negative: {dict(used)}")
+        now_ns = self._now_ns()
+        with self.lock:
+            if not grant.open:
+                raise ValueError("this grant was settled before")
+            grant.open = False
+            for pool, units in grant.lines:
+                spent = units if used is None else used.get(pool.quota, 0)
+                pool.running -= units
+                if spent:
+                    book = pool.doubtful if ambiguous else pool.pending
+                    instant_ns = -(-now_ns // pool.grain_ns) * pool.grain_ns
+                    book[instant_ns] = book.get(instant_ns, 0) + spent
+                if spent != units:
+                    self._refund(pool, units - spent, grant.era)
+            if used:
+                priced = {pool.quota for pool, _ in grant.lines}
+                for quota in used.keys() - priced:
+                    self._spend_unreserved(quota, used[quota], now_ns, ambiguous)
+
+    def book(self, grant: Grant, quota: str, units: int, *, ambiguous: bool = False) -> None:
+        """These units of the grant are spent now. What the grant has not reserved is booked all the same."""
+        if units < 0:
+            raise ValueError(f"units spent cannot be negative: {units}")
+        now_ns = self._now_ns()
+        with self.lock:
+            if not grant.open:
+                raise ValueError("this grant was settled before")
+            covered = min(units, grant.reserved(quota))
+            self.pools[quota].running -= covered
+            self.pools[quota].left += covered
+            grant.lines = tuple((pool, held - covered if pool.quota == quota else held) for pool, held in grant.lines)
+            self._spend_unreserved(quota, units, now_ns, ambiguous)
+
+    # -- who waits
+
+    def enqueue(self, waiter: Waiter) -> None:
+        """Stand in line; the units are set aside for it as they come."""
+        with self.lock:
+            self.waiters.append(waiter)
+            for pool, units in waiter.priced.lines:
+                pool.set_aside += units
+        self._wake()
+
+    def dequeue(self, waiter: Waiter) -> bool:
+        """Leave the line; False if it was served or answered already."""
+        with self.lock:
+            return self._dequeue(waiter)
+
+    def serve(self) -> list[tuple[Waiter, Grant]]:
+        """Pay whoever can be paid from memory, first come first served in each quota."""
+        served: list[tuple[Waiter, Grant]] = []
+        with self.lock:
+            short: set[str] = set()
+            for waiter in tuple(self.waiters):
+                consumer = waiter.priced.consumer
+                missing = [
+                    pool.quota
+                    for pool, units in waiter.priced.lines
+                    if pool.quota in short
+                    or not pool.valid
+                    or pool.left - sum(n for it, n in pool.earmarks.items() if it != consumer) < units
+                ]
+                short.update(missing)
+                if not missing:
+                    self._dequeue(waiter)
+                    for pool, units in waiter.priced.lines:
+                        pool.left -= units
+                        self._use_earmark(pool, consumer, units)
+                    served.append((waiter, self._granted(waiter)))
+        return served
+
+    def serve_leased(self, waiters: Iterable[Waiter]) -> list[tuple[Waiter, Grant]]:
+        """Hand out what the ledger has just leased for these waiters; who left meanwhile leaves it to the pool."""
+        served: list[tuple[Waiter, Grant]] = []
+        with self.lock:
+            for waiter in waiters:
+                if self._dequeue(waiter):
+                    served.append((waiter, self._granted(waiter)))
+                else:
+                    for pool, units in waiter.priced.lines:
+                        pool.left += units
+        return served
+
+    # -- exchanges
+
+    def state(self, give_back: Mapping[str, int]) -> Statement:
+        """Take what is to be settled and given back out of the pools. give_back: the most, by quota.
+
+        To be followed by `confirm` or `restore`.
+        """
+        settled, doubtful, held, given_back = {}, {}, {}, {}
+        with self.lock:
+            for quota, pool in self.pools.items():
+                if pool.pending:
+                    settled[quota], pool.pending = pool.pending, {}
+                if pool.doubtful:
+                    doubtful[quota], pool.doubtful = pool.doubtful, {}
+                # Spent beyond what was leased: that is settled, so the ledger learns of it, and no more owed here.
+                pool.left = max(0, pool.left)
+                earmarked = sum(pool.earmarks.values()) if pool.valid else 0
+                returned = max(0, min(give_back.get(quota, 0), pool.left - earmarked)) if pool.valid else pool.left
+                if returned:
+                    pool.left -= returned
+                    given_back[quota] = returned
+                if not pool.valid:
+                    self._drop_earmarks(pool)
+                pool.restate = False
+                if pool.left + pool.running:
+                    held[quota] = pool.left + pool.running
+        return Statement(held=held, settled=settled, doubtful=doubtful, given_back=given_back)
+
+    def restore(self, statement: Statement) -> None:
+        """The exchange failed: all as before."""
+        with self.lock:
+            for quota, units in statement.given_back.items():
+                self.pools[quota].left += units
+            for quota, units_at in statement.settled.items():
+                _merge(self.pools[quota].pending, units_at)
+            for quota, units_at in statement.doubtful.items():
+                _merge(self.pools[quota].doubtful, units_at)
+
+    def confirm(self, leased: Mapping[str, int], epochs: Mapping[str, int]) -> None:
+        """The exchange is done: `leased` units more, and all that is left is of these epochs."""
+        with self.lock:
+            for quota in epochs.keys() & self.pools.keys():
+                pool = self.pools[quota]
+                if pool.epoch != epochs[quota]:
+                    # Leased under other limits, the very last moment included: not to be spent under these.
+                    self._void(pool)
+                    pool.epoch = epochs[quota]
+            for quota, units in leased.items():
+                pool = self.pools[quota]
+                pool.left += units
+                pool.low = pool.left // 2
+                pool.thirsty = False
+
+    def void(self) -> None:
+        """What is left was leased from a ledger that does not know us: it may not be spent."""
+        with self.lock:
+            for pool in self.pools.values():
+                self._void(pool)
+
+    def earmark(self, consumer: str, lines: Lines) -> None:
+        """Add units that were leased for `consumer`, and keep them for it until `unmark`."""
+        with self.lock:
+            for pool, units in lines:
+                pool.left += units
+                pool.set_aside += units
+                pool.earmarks[consumer] = pool.earmarks.get(consumer, 0) + units
+
+    def unmark(self, consumer: str) -> None:
+        """Whoever comes first may have what was kept for `consumer`."""
+        with self.lock:
+            for pool in self.pools.values():
+                self._use_earmark(pool, consumer, pool.earmarks.get(consumer, 0))
+
+    # -- inside, under the lock
+
+    def _granted(self, waiter: Waiter) -> Grant:
+        for pool, units in waiter.priced.lines:
+            pool.running += units
+            pool.taken += units
+        if waiter.grant is None:
+            waiter.priced.tally.tasks += 1
+            return Grant(waiter.priced, self._era)
+        if waiter.grant.open:
+            waiter.grant.lines = _added(waiter.grant.lines, waiter.priced.lines)
+        else:
+            for pool, units in waiter.priced.lines:
+                pool.running -= units
+                pool.left += units
+        return waiter.grant
+
+    def _take_earmarked(self, priced: Priced) -> Grant | None:
+        consumer = priced.consumer
+        for pool, units in priced.lines:
+            kept_for_others = pool.set_aside - pool.earmarks.get(consumer, 0)
+            if not pool.valid or pool.left - kept_for_others < units:
+                return None
+        for pool, units in priced.lines:
+            pool.left -= units
+            pool.running += units
+            pool.taken += units
+            self._use_earmark(pool, consumer, units)
+        priced.tally.tasks += 1
+        return Grant(priced, self._era)
+
+    def _dequeue(self, waiter: Waiter) -> bool:
+        if waiter not in self.waiters:
+            return False
+        self.waiters.remove(waiter)
+        for pool, units in waiter.priced.lines:
+            pool.set_aside -= units
+        return True
+
+    def _spend_unreserved(self, quota: str, units: int, now_ns: int, ambiguous: bool) -> None:
+        pool = self.pools[quota]
+        book = pool.doubtful if ambiguous else pool.pending
+        instant_ns = -(-now_ns // pool.grain_ns) * pool.grain_ns
+        if units:
+            book[instant_ns] = book.get(instant_ns, 0) + units
+            pool.left -= units
+            if pool.left < 0:
+                self._wake()
+
+    def _refund(self, pool: Pool, units: int, era: int) -> None:
+        if era != self._era and units > 0:
+            pool.restate = True
+        else:
+            pool.left += units
+        if pool.restate or pool.left < 0 or (self.waiters and pool.set_aside):
+            self._wake()
+
+    def _use_earmark(self, pool: Pool, consumer: str, units: int) -> None:
+        marked = pool.earmarks.get(consumer, 0)
+        used = min(units, marked)
+        if used:
+            pool.set_aside -= used
+            pool.earmarks[consumer] = marked - used
+        if used == marked:
+            pool.earmarks.pop(consumer, None)
+
+    def _void(self, pool: Pool) -> None:
+        pool.restate = pool.restate or pool.left > 0
+        pool.left = 0
+        self._drop_earmarks(pool)
+        self._era += 1
+
+    def _drop_earmarks(self, pool: Pool) -> None:
+        pool.set_aside -= sum(pool.earmarks.values())
+        pool.earmarks.clear()
+
+
+def _added(lines: Lines, more: Lines) -> Lines:
+    units = dict(lines)
+    for pool, extra in more:
+        units[pool] = units.get(pool, 0) + extra
+    return tuple(units.items())
+
+
+def _merge(book: dict[int, int], units_at: Mapping[int, int]) -> None:
+    for instant_ns, units in units_at.items():
+        book[instant_ns] = book.get(instant_ns, 0) + units

@@ -1,0 +1,362 @@
+"""One consumer in one process: subscribed exactly while it should be, and every delivery settled on its own channel.
+
+The consumer *should* be subscribed when nothing holds it, nobody paused it and the process is not draining. A keeper a
+queue makes it so: whatever changes only changes what should be, and wakes the keepers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from qctl.broker import topology
+from qctl.broker.message import DELAY, DIED_AT, DIED_ON, Outgoing, Properties, answer_to, republish, text, utc
+from qctl.broker.publisher import Published, Publisher
+from qctl.broker.session import ChannelLost, Connection, backoff
+from qctl.broker.subscription import Subscription
+from qctl.errors import QctlError
+from qctl.units import format_duration
+from qctl.worker.execute import Delivery, Executor, Settled
+from qctl.worker.outcome import Ending
+
+log = logging.getLogger(__name__)
+
+#: A prefetch holds about this much work, at least one task a slot and at most MAX_PREFETCH.
+PREFETCH_S = 0.1
+MAX_PREFETCH = 500
+#: Bodies larger than this are not prefetched beyond the slots.
+LARGE_BODY_BYTES = 64 << 10
+#: A running subscription is renewed for a new prefetch when that is off by this factor, and at most this often.
+PREFETCH_FACTOR = 2.0
+PREFETCH_EVERY_S = 5.0
+#: Weight of the newest sample in the mean duration and body size.
+SMOOTHING = 0.3
+#: A retry or dead letter that the broker does not confirm in this time is published again.
+CONFIRM_TIMEOUT_S = 15.0
+#: What is given back while the consumer goes on consuming waits this long, or it would come straight back.
+RETURN_DELAY_S = 1.0
+
+NO_RETRIES = "broker takes no retries"
+
+
+class State(StrEnum):
+    """The states of a consumer; where several hold, the first one shows."""
+
+    DOWN = "down"
+    DRAINING = "draining"
+    PAUSED = "paused"
+    HELD = "held"
+    CONSUMING = "consuming"
+
+
+@dataclass(slots=True)
+class Pace:
+    """How long tasks take and how large they are, as moving means; and how many were done."""
+
+    run_s: float = 0.0
+    body_bytes: float = 0.0
+    done: int = 0
+
+    def add(self, runs: int, run_s: float, body_bytes: int) -> None:
+        """Take in a batch: its number of runs, their summed duration and size."""
+        if not runs:
+            return
+        first = self.done == 0
+        weight = 1.0 if first else 1 - (1 - SMOOTHING) ** min(runs, 20)
+        self.run_s += weight * (run_s / runs - self.run_s)
+        self.body_bytes += weight * (body_bytes / runs - self.body_bytes)
+        self.done += runs
+
+    def prefetch(self, concurrency: int) -> int:
+        """Deliveries that make PREFETCH_S of work for `concurrency` slots."""
+        if not self.done or self.body_bytes > LARGE_BODY_BYTES:
+            return concurrency
+        return max(concurrency, min(MAX_PREFETCH, round(concurrency * PREFETCH_S / max(self.run_s, 1e-6))))
+
+
+class LiveConsumer:
+    """A consumer of this process. Everything but `on_settled` and `may_start` runs on the loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        address: str,
+        host: str,
+        queues: dict[str, str],
+        work_queue: str,
+        declarations: Sequence[topology.Declaration],
+        persistent: bool,
+        concurrency: int,
+        flush_soon: Callable[[], None],
+        publisher: Callable[[], Publisher | None],
+    ) -> None:
+        """queues: queue -> consumer tag. flush_soon: asks, from any thread, for `flush` on the loop."""
+        self.address = address
+        self.pace = Pace()
+        self.executor: Executor | None = None
+        self.why_down = "not connected yet"
+        self._host = host
+        self._queues = queues
+        self._work_queue = work_queue
+        self._declarations = declarations
+        self._persistent = persistent
+        self._concurrency = concurrency
+        self._prefetch = concurrency
+        self._prefetch_changed_s = 0.0
+        self._flush_soon = flush_soon
+        self._publisher = publisher
+        self._holds: dict[str, str] = {}
+        self._draining = False
+        self._subscriptions: dict[str, Subscription] = {}
+        self._keepers: set[asyncio.Event] = set()
+        self._settled: deque[Settled] = deque()
+        self._forwarding: set[asyncio.Task[None]] = set()
+        self._forward_trouble = 0
+        self._shown = State.DOWN
+
+    # What should be
+
+    @property
+    def wanted(self) -> bool:
+        """True when this consumer should be subscribed."""
+        return not self._holds and not self._draining
+
+    @property
+    def state(self) -> State:
+        """What it is now."""
+        if not self._subscriptions:
+            return State.DOWN
+        if self._draining:
+            return State.DRAINING
+        if self._holds:
+            return State.HELD
+        return State.CONSUMING
+
+    @property
+    def busy(self) -> int:
+        """Tasks that run, and deliveries on their way out."""
+        running = len(self.executor.running) if self.executor else 0
+        return running + len(self._settled) + len(self._forwarding)
+
+    def backlog(self, cost: Mapping[str, int]) -> dict[str, int]:
+        """Units that everything handed in and not admitted yet will need. Any thread."""
+        waiting = self.executor.waiting if self.executor else 0
+        return {quota: units * waiting for quota, units in cost.items()}
+
+    def hold(self, cause: str, words: str) -> None:
+        """Stop consuming for this cause, until `release` of the same."""
+        if self._holds.get(cause) != words:
+            new = cause not in self._holds
+            self._holds[cause] = words
+            if new:
+                self._wake()
+
+    def release(self, cause: str) -> None:
+        """This cause is over; others may remain."""
+        if self._holds.pop(cause, None) is not None:
+            self._wake()
+
+    def drain(self) -> None:
+        """Stop consuming for good; what runs is let finish."""
+        self._draining = True
+        self._wake()
+
+    def tick(self) -> None:
+        """Look after the prefetch and overdue tasks; called about twice a second."""
+        if self.executor:
+            self.executor.expire()
+        target, now_s = self.pace.prefetch(self._concurrency), time.monotonic()
+        factor = target / self._prefetch
+        due = now_s - self._prefetch_changed_s >= PREFETCH_EVERY_S
+        if due and (factor >= PREFETCH_FACTOR or factor <= 1 / PREFETCH_FACTOR) and self.wanted:
+            self._prefetch, self._prefetch_changed_s = target, now_s
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self.wanted and self.executor:
+            for delivery in self.executor.take_back():
+                delivery.subscription.give_back([delivery.tag])
+        self._show()
+        for keeper in self._keepers:
+            keeper.set()
+
+    def _show(self) -> None:
+        """One log line a state change."""
+        state = self.state
+        if state is self._shown:
+            return
+        self._shown = state
+        why = ""
+        if state is State.HELD:
+            why = ": " + "; ".join(self._holds.values())
+        elif state is State.DOWN:
+            why = f": {self.why_down}"
+        log.log(logging.WARNING if state is State.DOWN else logging.INFO, "%s %s%s", self.address, state, why)
+
+    # Keeping it so
+
+    async def serve(self, connection: Connection) -> None:
+        """Keep every queue subscribed as wanted, while the connection lasts.
+
+        What is wrong with one consumer's queue (deleted, other arguments, no permission) stays with that consumer.
+        """
+        await asyncio.gather(*(self._keep(connection, queue, tag) for queue, tag in self._queues.items()))
+
+    async def _keep(self, connection: Connection, queue: str, tag: str) -> None:
+        pauses, changed = backoff(), asyncio.Event()
+        self._keepers.add(changed)
+        while connection.is_open:
+            try:
+                await topology.ensure(connection, self._declarations)
+                subscription = await Subscription.open(connection, queue, tag, self._deliver)
+                self._subscriptions[queue] = subscription
+                await self._follow(subscription, changed)
+            except (ChannelLost, QctlError) as error:
+                self.why_down = str(error)
+            self._subscriptions.pop(queue, None)
+            self._show()
+            if connection.is_open:
+                await asyncio.wait({connection.closed}, timeout=next(pauses))
+        self._keepers.discard(changed)
+
+    async def _follow(self, subscription: Subscription, changed: asyncio.Event) -> None:
+        """Subscribe and cancel as wanted until the channel is lost, which is raised."""
+        lost = subscription.channel.closed
+        while not lost.done():
+            changed.clear()
+            if subscription.consuming and (not self.wanted or subscription.prefetch != self._prefetch):
+                await subscription.cancel()
+                log.debug("%s cancel-ok tag=%s", self.address, subscription.tag)
+            elif self.wanted and not subscription.consuming:
+                await subscription.consume(self._prefetch)
+                self._show()
+            else:
+                self._show()
+                waiting: asyncio.Future[Any] = asyncio.ensure_future(changed.wait())
+                await asyncio.wait({waiting, lost}, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+        raise lost.result()
+
+    # Deliveries in, settlements out
+
+    def _deliver(
+        self, subscription: Subscription, tag: int, redelivered: bool, properties: Properties, body: bytes
+    ) -> None:
+        delivery = Delivery(subscription, tag, redelivered, properties, body, time.time())
+        if self.wanted and self.executor:
+            self.executor.put(delivery)
+        else:
+            subscription.give_back([tag])
+
+    def may_start(self, delivery: Delivery) -> bool | None:
+        """Asked by the executor right before a start. None: ask again, the broker has been silent for too long."""
+        if not self.wanted or not delivery.subscription.is_open:
+            return False
+        connection = delivery.subscription.channel.connection
+        return True if connection.silent_s() < 2 * connection.heartbeat_s else None
+
+    def on_settled(self, settled: Settled) -> None:
+        """A delivery has left the executor. Any thread."""
+        self._settled.append(settled)
+        self._flush_soon()
+
+    def flush(self) -> None:
+        """Send what the executor has settled."""
+        acks: dict[Subscription, list[int]] = {}
+        runs, run_s, body_bytes = 0, 0.0, 0
+        for _ in range(len(self._settled)):
+            settled = self._settled.popleft()
+            delivery = settled.delivery
+            if settled.run_s is not None:
+                runs += 1
+                run_s += settled.run_s
+                body_bytes += len(delivery.body)
+            ending = settled.outcome.ending
+            if not delivery.subscription.is_open:
+                continue  # settled too late: the broker has given it to somebody else
+            if ending is Ending.ACK and (settled.answer is None or not delivery.properties.reply_to):
+                acks.setdefault(delivery.subscription, []).append(delivery.tag)
+            elif ending is Ending.GIVE_BACK:
+                self._give_back(delivery)
+            else:
+                self._spawn(self._forward(settled))
+        for subscription, tags in acks.items():
+            subscription.ack(tags)
+        first = self.pace.done == 0
+        self.pace.add(runs, run_s, body_bytes)
+        if first and runs:
+            self.tick()
+
+    def _give_back(self, delivery: Delivery) -> None:
+        subscription = delivery.subscription
+        subscription.give_back([delivery.tag])
+        if self.wanted:
+            asyncio.get_running_loop().call_later(RETURN_DELAY_S, subscription.return_now)
+
+    def _spawn(self, coroutine: object) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+        self._forwarding.add(task)
+        task.add_done_callback(self._forwarding.discard)
+
+    # Retries, dead letters, answers
+
+    async def _forward(self, settled: Settled) -> None:
+        """Publish what takes the delivery's place, confirmed, then ack it; hold while the broker will not take it.
+
+        An answer that nobody waits for any more is no reason to run the task again: it may be unroutable.
+        """
+        delivery = settled.delivery
+        outgoing = answer_of(settled) if settled.outcome.ending is Ending.ACK else self._successor(settled)
+        enough = {Published.CONFIRMED} | ({Published.UNROUTABLE} if settled.outcome.ending is Ending.ACK else set())
+        in_trouble = False
+        for pause_s in backoff():
+            if not delivery.subscription.is_open:
+                break  # it will be delivered again, with its old headers
+            publisher = self._publisher()
+            fate = Published.LOST if publisher is None else await publisher.publish(outgoing, CONFIRM_TIMEOUT_S)
+            if fate in enough:
+                delivery.subscription.ack([delivery.tag])
+                break
+            if not in_trouble:
+                in_trouble = True
+                self._forward_trouble += 1
+            self.hold(NO_RETRIES, f"{NO_RETRIES}: {outgoing.exchange} {outgoing.routing_key}: {fate.value}")
+            await asyncio.sleep(pause_s)
+        if in_trouble:
+            self._forward_trouble -= 1
+            if not self._forward_trouble:
+                self.release(NO_RETRIES)
+
+    def _successor(self, settled: Settled) -> Outgoing:
+        """The retry or the dead letter of a delivery."""
+        outcome, delivery = settled.outcome, settled.delivery
+        is_dead = outcome.ending is Ending.DEAD
+        if is_dead:
+            marks = {DIED_AT: utc(time.time()), DIED_ON: self._host}
+        else:
+            marks = {DELAY: format_duration(outcome.delay_s)}
+        properties = republish(
+            delivery.properties,
+            changes={**outcome.headers, **marks},
+            message_id=str(uuid.uuid4()),
+            first_seen=utc(delivery.received_s),
+            persistent=self._persistent or is_dead,
+        )
+        # A directed task comes back to its own host's queue, but dies where its consumer's dead letters lie.
+        exchange, key = (topology.DEAD, self._work_queue) if is_dead else (topology.RETRY, delivery.subscription.queue)
+        return Outgoing(exchange, key, delivery.body, properties)
+
+
+def answer_of(settled: Settled) -> Outgoing:
+    """The answer of an `http` handler to the task's `reply_to`, with the upstream's status in `qctl-status`."""
+    answer, asked = settled.answer, settled.delivery.properties
+    assert answer is not None
+    properties = answer_to(asked, message_id=str(uuid.uuid4()), content_type=answer.content_type, status=answer.status)
+    return Outgoing("", text(asked.reply_to), answer.body, properties)

@@ -1,0 +1,320 @@
+"""Running tasks: parse, pay, run, settle, decide; in threads, or as coroutines on one event loop.
+
+A task starts only here, after admission, and every delivery that comes in leaves exactly once through `settled`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from qctl.broker.message import DeadReason, Malformed, Message, Properties, parse
+from qctl.broker.subscription import Subscription
+from qctl.inventory.model import Consumer, HttpHandler, Quota
+from qctl.quota import Grant, Hold, Leases, Priced
+from qctl.worker.handlers import Answer, Handler
+from qctl.worker.logs import current_task
+from qctl.worker.outcome import ACK, GIVE_BACK, Ending, Outcome, dead, decide
+from qctl.worker.signals import RateLimited, TimedOut, Unpaid
+from qctl.worker.task import Meter, Tariff, Task, block, tariff
+
+log = logging.getLogger(__name__)
+
+#: How often a start that the broker's silence forbids is looked at again.
+SILENCE_POLL_S = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One message in this process's hands."""
+
+    subscription: Subscription
+    tag: int
+    redelivered: bool
+    properties: Properties = field(repr=False)
+    body: bytes = field(repr=False)
+    received_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A delivery that is done with. run_s: how long the handler took, None when it did not run."""
+
+    delivery: Delivery
+    outcome: Outcome
+    message: Message | None = None
+    answer: Answer | None = None
+    run_s: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A task that is being run."""
+
+    task: Task
+    deadline_s: float
+    overdue: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one consumer's runs go by."""
+
+    host: str
+    consumer: Consumer
+    quotas: Mapping[str, Quota]
+    ladder_s: tuple[float, ...]
+    max_body_bytes: int
+
+    @property
+    def address(self) -> str:
+        """`HOST/CONSUMER`."""
+        return f"{self.host}/{self.consumer.name}"
+
+    @property
+    def proven(self) -> bool:
+        """True when qctl itself makes every call of this consumer, so that what was not metered was not used."""
+        return isinstance(self.consumer.handler, HttpHandler)
+
+
+class Executor:
+    """The slots of one consumer in one process.
+
+    `put` hands in a delivery; `settled` is called, from any thread, once for each that leaves. `may_start` is asked
+    right before each start; while it is False nothing starts and what was handed in comes back as GIVE_BACK.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        handler: Handler,
+        leases: Leases,
+        priced: Priced,
+        settled: Callable[[Settled], None],
+        may_start: Callable[[Delivery], bool | None],
+    ) -> None:
+        self.rules = rules
+        self.running: dict[int, Run] = {}
+        self._handler = handler
+        self._leases = leases
+        self._priced = priced
+        self._settled = settled
+        self._may_start = may_start
+        self._tariff: Tariff = tariff(rules.consumer.cost, {name: quota.urls for name, quota in rules.quotas.items()})
+        self._queue: SimpleQueue[Delivery | None] = SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._slots = threading.Semaphore(rules.consumer.concurrency)
+
+    def start(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Start the threads. loop: where coroutines of an async handler run, in a thread of its own."""
+        self._loop = loop
+        feeding = self._handler.run is None
+        for index in range(1 if feeding else self.rules.consumer.concurrency):
+            target = self._feed_loop if feeding else self._thread_loop
+            threading.Thread(target=target, name=f"{self.rules.address}/{index}", daemon=True).start()
+
+    def put(self, delivery: Delivery) -> None:
+        """Hand in a delivery. Never blocks; what may wait here is bounded by the prefetch."""
+        self._queue.put(delivery)
+
+    @property
+    def waiting(self) -> int:
+        """Deliveries handed in that no slot has taken yet."""
+        return self._queue.qsize()
+
+    def take_back(self) -> list[Delivery]:
+        """Everything that no slot has taken yet; it will not be run."""
+        found: list[Delivery] = []
+        while True:
+            try:
+                delivery = self._queue.get_nowait()
+            except Empty:
+                return found
+            if delivery is not None:
+                found.append(delivery)
+
+    def expire(self) -> None:
+        """Tell runs that are over time that they are; a thread cannot be ended, but its calls can be refused."""
+        now_s = time.monotonic()
+        for run in list(self.running.values()):
+            if now_s > run.deadline_s and not run.overdue:
+                run.overdue = True
+                timeout_s = self.rules.consumer.timeout_s
+                log.warning("%s task over its timeout of %g s id=%s", self.rules.address, timeout_s, run.task.id)
+                if run.task.metered is not None:
+                    run.task.metered.stop()
+
+    def _thread_loop(self) -> None:
+        while (delivery := self._queue.get()) is not None:
+            admitted = self._admit(delivery)
+            if admitted is not None:
+                self._run(delivery, *admitted)
+
+    def _feed_loop(self) -> None:
+        assert self._loop is not None
+        while True:
+            self._slots.acquire()  # a slot first, so that nothing is reserved for a task that only waits
+            delivery = self._queue.get()
+            if delivery is None:
+                return
+            admitted = self._admit(delivery)
+            if admitted is None:
+                self._slots.release()
+                continue
+            asyncio.run_coroutine_threadsafe(self._run_async(delivery, *admitted), self._loop)
+
+    def _admit(self, delivery: Delivery) -> tuple[Message, Grant] | None:
+        """Parse and pay; None when the delivery has left already."""
+        try:
+            message = self._check(delivery)
+            priced = self._priced if message.cost is None else self._price(message.cost)
+        except Malformed as error:
+            self._settled(Settled(delivery, dead(error.reason, str(error))))
+            return None
+        got = self._leases.take(priced) or self._leases.acquire(priced)
+        if isinstance(got, Hold):
+            self._settled(Settled(delivery, GIVE_BACK))
+            return None
+        while (allowed := self._may_start(delivery)) is None:
+            time.sleep(SILENCE_POLL_S)
+        if not allowed:
+            self._leases.settle(got, {})
+            self._settled(Settled(delivery, GIVE_BACK))
+            return None
+        return message, got
+
+    def _check(self, delivery: Delivery) -> Message:
+        if len(delivery.body) > self.rules.max_body_bytes:
+            raise Malformed(
+                f"the body has {len(delivery.body)} bytes, max_body is {self.rules.max_body_bytes}",
+                DeadReason.TOO_LARGE,
+            )
+        return parse(delivery.properties, delivery.body)
+
+    def _price(self, asked: Mapping[str, int]) -> Priced:
+        """The price of a task that names its own cost. Lowering is only believed where calls are metered."""
+        cost = dict(self.rules.consumer.cost)
+        for quota, units in asked.items():
+            if quota not in cost:
+                known = ", ".join(sorted(cost)) or "none"
+                raise Malformed(f"qctl-cost names quota {quota!r}; this consumer's are {known}", DeadReason.COST)
+            most = min(limit.units for limit in self.rules.quotas[quota].limits)
+            if units > most:
+                raise Malformed(f"qctl-cost asks {units} of {quota}, more than its limit {most}", DeadReason.COST)
+            cost[quota] = units if self.rules.proven else max(units, cost[quota])
+        return self._leases.price(self.rules.consumer.name, cost)
+
+    def _begin(self, message: Message, grant: Grant) -> tuple[Task, Run]:
+        rules = self.rules
+        task = Task(
+            message,
+            host=rules.host,
+            consumer=rules.consumer.name,
+            start_meter=lambda: Meter(self._leases, grant, self._tariff),
+        )
+        run = Run(task, time.monotonic() + rules.consumer.timeout_s)
+        self.running[id(run)] = run
+        return task, run
+
+    def _run(self, delivery: Delivery, message: Message, grant: Grant) -> None:
+        assert self._handler.run is not None
+        task, run = self._begin(message, grant)
+        started_s = time.perf_counter()
+        token = current_task.set(f"{self.rules.address} {message.id or '-'}")
+        answer, failure = None, None
+        try:
+            if message.is_json:
+                task.payload  # noqa: B018  (parsed here, so that a broken body is dead whatever the handler does)
+            answer = self._handler.run(task)
+        # A handler is the user's code and may raise anything, SystemExit too; each ends its own task, not the worker.
+        except BaseException as error:  # noqa: BLE001
+            failure = error
+        self._end(delivery, message, grant, run, failure, answer, time.perf_counter() - started_s)
+        current_task.reset(token)
+
+    async def _run_async(self, delivery: Delivery, message: Message, grant: Grant) -> None:
+        assert self._handler.run_async is not None
+        task, run = self._begin(message, grant)
+        started_s = time.perf_counter()
+        current_task.set(f"{self.rules.address} {message.id or '-'}")
+        failure: BaseException | None = None
+        try:
+            if message.is_json:
+                task.payload  # noqa: B018
+            async with asyncio.timeout(self.rules.consumer.timeout_s):
+                await self._handler.run_async(task)
+        except TimeoutError as error:
+            over = time.monotonic() >= run.deadline_s
+            failure = TimedOut(f"the task ran longer than {self.rules.consumer.timeout_s:g} s") if over else error
+        # As above: the user's code, and a cancelled coroutine is a failed task.
+        except BaseException as error:  # noqa: BLE001
+            failure = error
+        self._end(delivery, message, grant, run, failure, None, time.perf_counter() - started_s)
+        self._slots.release()
+
+    def _end(
+        self,
+        delivery: Delivery,
+        message: Message,
+        grant: Grant,
+        run: Run,
+        failure: BaseException | None,
+        answer: Answer | None,
+        run_s: float,
+    ) -> None:
+        """Settle the units, then let the delivery leave."""
+        meter = run.task.metered
+        if meter is not None and meter.limited is not None and not isinstance(failure, RateLimited):
+            failure = meter.limited  # swallowed by the handler; the task is deferred all the same
+        elif run.overdue and failure is None:
+            timeout_s = self.rules.consumer.timeout_s
+            failure = TimedOut(f"the task ran {run_s:.1f} s, longer than its timeout of {timeout_s:g} s")
+        if failure is not None and not (meter is not None and meter.limited is failure):
+            self._note(failure)
+        if meter is not None:
+            self._leases.settle(grant, meter.remaining(proven=self.rules.proven))
+        else:
+            self._leases.settle(grant, {} if self.rules.proven else None)
+        outcome = ACK
+        if failure is not None:
+            calls_made = meter is not None and meter.calls_made
+            outcome = decide(failure, message, self.rules.consumer.retry, self.rules.ladder_s, calls_made=calls_made)
+            level = logging.ERROR if outcome.ending is Ending.DEAD else logging.WARNING
+            identity = message.id or "-"
+            log.log(level, "task %s id=%s attempt=%d: %s", _words(outcome), identity, message.attempt, outcome.error)
+            log.debug("", exc_info=failure)
+        self.running.pop(id(run), None)
+        self._settled(Settled(delivery, outcome, message, answer, run_s))
+
+    def _note(self, failure: BaseException) -> None:
+        """A handler that was refused by other means than `task.http` says so by raising RateLimited itself."""
+        if isinstance(failure, RateLimited) and not isinstance(failure, Unpaid) and failure.retry_after_s is not None:
+            for quota in [failure.quota] if failure.quota else self.rules.consumer.cost:
+                if quota in self.rules.consumer.cost:
+                    block(self._leases, quota, failure.retry_after_s)
+
+
+def _words(outcome: Outcome) -> str:
+    if outcome.ending is Ending.DEAD:
+        return f"dead ({outcome.reason})"
+    if outcome.ending is Ending.LATER:
+        return f"runs again in {outcome.delay_s:g} s"
+    return "given back"
+
+
+class CoroutineLoop:
+    """The event loop of async handlers, in a thread of its own: one that blocks cannot stop the heartbeats."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, name="handlers", daemon=True).start()
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Schedule a coroutine from any thread."""
+        asyncio.run_coroutine_threadsafe(coroutine, self.loop)

@@ -1,0 +1,98 @@
+"""The worker's log on stderr: one line a state change, as text or as JSON lines.
+
+Handlers' own logging joins in; while a task runs, its consumer and id are added to every line.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from qctl.broker.message import utc
+
+#: `HOST/CONSUMER TASK-ID` of the task that the current thread or coroutine runs.
+current_task: contextvars.ContextVar[str] = contextvars.ContextVar("qctl_task", default="")
+
+#: Characters of one log line that are kept; a handler that logs a payload must not fill the disk in one go.
+MAX_LINE_CHARS = 8_000
+
+
+def _clean(text: str) -> str:
+    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in text)
+    return shown if len(shown) <= MAX_LINE_CHARS else shown[:MAX_LINE_CHARS] + "…"
+
+
+class TextFormat(logging.Formatter):
+    """`TIME LEVEL ORIGIN [TASK] MESSAGE`, one line each; a traceback follows indented."""
+
+    def __init__(self, origin: str) -> None:
+        super().__init__()
+        self.origin = origin
+
+    def format(self, record: logging.LogRecord) -> str:
+        task = current_task.get()
+        line = f"{utc(record.created)} {record.levelname:<7} {self.origin} " + (f"[{task}] " if task else "")
+        line += _clean(record.getMessage())
+        if record.exc_info:
+            trace = self.formatException(record.exc_info)
+            line += "".join(f"\n    {_clean(row)}" for row in trace.splitlines()[-40:])
+        return line
+
+
+class JsonFormat(logging.Formatter):
+    """One JSON object a line: at, level, origin, logger, message, and task and traceback where there are any."""
+
+    def __init__(self, origin: str) -> None:
+        super().__init__()
+        self.origin = origin
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "at": utc(record.created),
+            "level": record.levelname.lower(),
+            "origin": self.origin,
+            "logger": record.name,
+            "message": record.getMessage()[:MAX_LINE_CHARS],
+        }
+        if task := current_task.get():
+            entry["task"] = task
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)[-MAX_LINE_CHARS:]
+        return json.dumps(entry, ensure_ascii=False)
+
+
+class Sparse(logging.Filter):
+    """Lets through at most `most` lines a second of one logger; says how many it held back."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self._second = 0
+        self._seen = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        second = int(time.monotonic())
+        if second != self._second:
+            held_back, self._second, self._seen = max(0, self._seen - self.most), second, 0
+            if held_back:
+                record.msg, record.args = f"{record.getMessage()} (and {held_back} lines held back)", None
+        self._seen += 1
+        return self._seen <= self.most
+
+
+def configure(origin: str, *, log_format: str, verbosity: int) -> None:
+    """Send all logging of this process to stderr. verbosity: -1 warnings only, 0 info, 1 and more debug of qctl."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormat(origin) if log_format == "json" else TextFormat(origin))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING if verbosity < 0 else logging.INFO)
+    logging.getLogger("qctl").setLevel(logging.DEBUG if verbosity > 0 else logging.NOTSET)
+    # pika reports every lost connection as several errors with tracebacks; ours is one line that says more.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    logging.captureWarnings(True)

@@ -1,0 +1,103 @@
+"""How a run ends: pure decisions from what happened to what becomes of the message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from qctl.broker import message as wire
+from qctl.broker.message import DeadReason, Malformed, Message
+from qctl.inventory.model import RetryPolicy
+from qctl.worker.signals import RateLimited, Reject, Retry, TimedOut, Unpaid
+
+#: A task that was deferred this often is given up on.
+MAX_DEFERRALS = 20
+
+
+class Ending(Enum):
+    """What becomes of the message."""
+
+    ACK = "ack"
+    GIVE_BACK = "give back"  # nack: unharmed, at once, for whoever can pay
+    LATER = "later"  # published to the retry ladder, then acked
+    DEAD = "dead"  # published to the dead-letter queue, then acked
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An ending with what the republished message says. `delay_s` is a rung of the ladder, for LATER alone."""
+
+    ending: Ending
+    error: str = ""
+    delay_s: float = 0.0
+    reason: DeadReason | None = None
+    headers: Mapping[str, Any] = field(default_factory=dict)
+
+
+ACK = Outcome(Ending.ACK)
+GIVE_BACK = Outcome(Ending.GIVE_BACK)
+
+
+def rung(delay_s: float, ladder_s: Sequence[float]) -> float:
+    """The shortest rung that is at least `delay_s`, the longest where none is. `ladder_s` ascends and is not empty."""
+    return next((step_s for step_s in ladder_s if step_s >= delay_s), ladder_s[-1])
+
+
+def dead(reason: DeadReason, error: str) -> Outcome:
+    """Give the task up."""
+    error = wire.short(error)
+    return Outcome(Ending.DEAD, error, reason=reason, headers={wire.ERROR: error, wire.REASON: reason.value})
+
+
+def explain(error: BaseException) -> str:
+    """One line for a failure: `ValueError: no such user`."""
+    words = str(error)
+    if isinstance(error, Retry | RateLimited | Reject | TimedOut | Malformed):
+        return wire.short(words)
+    return wire.short(f"{type(error).__name__}: {words}" if words else type(error).__name__)
+
+
+def decide(
+    error: BaseException | None, message: Message, retry: RetryPolicy, ladder_s: Sequence[float], *, calls_made: bool
+) -> Outcome:
+    """What becomes of a task whose handler returned (`error` None) or raised `error`.
+
+    | handler                       | while attempts (deferrals) remain    | else             |
+    |-------------------------------|--------------------------------------|------------------|
+    | returned                      | ack                                  |                  |
+    | Retry(delay), any exception   | later, attempt + 1                   | dead, attempts   |
+    | Unpaid before any call        | give back                            |                  |
+    | RateLimited, Unpaid           | later, deferrals + 1, same attempt   | dead, deferrals  |
+    | Reject                        | dead, rejected                       |                  |
+    | Malformed                     | dead, with its reason                |                  |
+    """
+    if error is None:
+        return ACK
+    if isinstance(error, Malformed):
+        return dead(error.reason, explain(error))
+    if isinstance(error, Reject):
+        return dead(DeadReason.REJECTED, explain(error))
+    if isinstance(error, Unpaid) and not calls_made:
+        return GIVE_BACK
+    text = explain(error)
+    if isinstance(error, RateLimited):
+        deferrals = message.deferrals + 1
+        if deferrals > MAX_DEFERRALS:
+            return dead(DeadReason.DEFERRALS, f"deferred {message.deferrals} times, too often; last: {text}")
+        wanted_s = ladder_s[min(deferrals, len(ladder_s)) - 1] if error.retry_after_s is None else error.retry_after_s
+        return Outcome(
+            Ending.LATER, text, rung(wanted_s, ladder_s), headers={wire.DEFERRALS: deferrals, wire.ERROR: text}
+        )
+    if message.attempt >= retry.attempts:
+        outcome = dead(DeadReason.ATTEMPTS, text)
+        return Outcome(
+            Ending.DEAD, outcome.error, 0.0, outcome.reason, {**outcome.headers, wire.ATTEMPT: message.attempt}
+        )
+    wanted_s = retry.delay_s(message.attempt)
+    if isinstance(error, Retry) and error.delay_s is not None:
+        wanted_s = error.delay_s
+    return Outcome(
+        Ending.LATER, text, rung(wanted_s, ladder_s), headers={wire.ATTEMPT: message.attempt + 1, wire.ERROR: text}
+    )

@@ -1,0 +1,249 @@
+"""A host's processes: start them, keep them running, end them in order.
+
+The supervisor itself runs no task and spends no quota. It holds the host's name (a lock here, an exclusive queue on the
+broker), starts `--processes N` worker processes, starts anew what dies, and passes signals on as orders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+from qctl.broker.login import login_for
+from qctl.broker.session import Connection, backoff, connect, stay_connected
+from qctl.errors import BrokerUnreachable, Exit, HandlerError, QctlError
+from qctl.worker import plan as plans
+from qctl.worker.hostlock import HostLock, claim_host
+from qctl.worker.plan import Plan
+
+log = logging.getLogger(__name__)
+
+#: A process that lived longer than this is started anew at once, one that did not after a growing pause.
+STEADY_S = 5.0
+#: Beyond the drain timeout a process gets this long to close before it is killed.
+KILL_MARGIN_S = 15.0
+#: Bytes of one report line of a process.
+MAX_REPORT_BYTES = 64 << 10
+
+
+@dataclass(slots=True)
+class Child:
+    """One running worker process."""
+
+    index: int
+    process: asyncio.subprocess.Process
+    started_s: float
+
+
+class Supervisor:
+    """`run` returns the exit code of `qctl worker start`."""
+
+    def __init__(self, plan: Plan, processes: int) -> None:
+        self.plan = plan
+        self.processes = processes
+        self._children: dict[int, Child] = {}
+        self._stopping = asyncio.Event()
+        self._claimed = False
+        self._killed = False
+        self._fatal: QctlError | None = None
+        self._ready = 0
+
+    async def run(self) -> int:
+        """Hold the host's name, run the processes until a signal; 0 when all ended in order.
+
+        Raises HostTaken, StateError, HandlerError, and BrokerRefused when the first connection is refused.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        lock = HostLock(self.plan.state_directory, self.plan.host.name)
+        try:
+            return await self._run()
+        finally:
+            lock.release()
+
+    async def _run(self) -> int:
+        # The handlers are tried before the broker: a typing error in the inventory should not wait for a network.
+        first = asyncio.create_task(self._keep(0))
+        connected = asyncio.create_task(self._first_connection())
+        await self._first_of(first, connected, self._stopping.wait())
+        if not connected.done():
+            connected.cancel()
+            await first
+            return await self._verdict([])
+        if error := connected.exception():
+            self._stopping.set()
+            self._order(b"stop\n")
+            await first
+            raise error
+        self._claimed = True
+        self._order(b"go\n")
+        presence = asyncio.create_task(self._presence(connected.result()))
+        keepers = [first, *(asyncio.create_task(self._keep(index)) for index in range(1, self.processes))]
+        await asyncio.wait(keepers)
+        presence.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await presence
+        return await self._verdict(keepers)
+
+    async def _first_of(self, *awaitables: Awaitable[object]) -> None:
+        tasks = [asyncio.ensure_future(one) for one in awaitables]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _verdict(self, keepers: list[asyncio.Task[int]]) -> int:
+        if self._fatal is not None:
+            raise self._fatal
+        return int(Exit.FAILED) if self._killed or any(keeper.result() for keeper in keepers) else int(Exit.DONE)
+
+    # The host's name on the broker
+
+    async def _dial(self) -> Connection:
+        login = login_for(self.plan.broker, self.plan.inventory_path, prefer_environment=False)
+        host = self.plan.host.name
+        return await connect(login, name=f"qctl {host} supervisor", properties={"qctl_host": host})
+
+    async def _first_connection(self) -> Connection:
+        """Try for ever while the broker is unreachable; a refusal or a taken name is raised."""
+        for pause_s in backoff():
+            try:
+                connection = await self._dial()
+                await claim_host(connection, self.plan.host.name, patient=False)
+                return connection
+            except BrokerUnreachable as error:
+                log.warning("%s; trying again in %.1f s", error.message, pause_s)
+            await asyncio.sleep(pause_s)
+        raise AssertionError("backoff() never ends")
+
+    async def _presence(self, connection: Connection) -> None:
+        """Keep the host's exclusive queue for as long as the supervisor lives."""
+        try:
+            await connection.closed
+
+            async def hold(again: Connection) -> None:
+                await claim_host(again, self.plan.host.name, patient=True)
+                await again.closed
+
+            await stay_connected(self._dial, hold, what="supervisor")
+        finally:
+            await asyncio.shield(connection.close())
+
+    # Processes
+
+    async def _keep(self, index: int) -> int:
+        """Keep the process `index` running until told to stop; the exit code of the last one."""
+        pauses = backoff()
+        while True:
+            child = await self._spawn(index)
+            code = await child.process.wait()
+            del self._children[index]
+            if self._stopping.is_set() or self._fatal is not None:
+                return code
+            lived_s = time.monotonic() - child.started_s
+            if lived_s > STEADY_S:
+                pauses = backoff()
+            pause_s = 0.0 if lived_s > STEADY_S else next(pauses)
+            log.error("process %d %s after %.0f s; starting it anew in %.1f s", index, ended(code), lived_s, pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+                return int(Exit.DONE)
+
+    async def _spawn(self, index: int) -> Child:
+        read_end, write_end = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "qctl.worker.process",
+                str(write_end),
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=(write_end,),
+            )
+        finally:
+            os.close(write_end)
+        child = Child(index, process, time.monotonic())
+        self._children[index] = child
+        log.info("process %d started pid=%d", index, process.pid)
+        asyncio.get_running_loop().create_task(self._listen(read_end))
+        assert process.stdin is not None
+        process.stdin.write(plans.write(self.plan, index))
+        if self._claimed:
+            process.stdin.write(b"go\n")
+        if self._stopping.is_set():
+            process.stdin.write(b"drain\n")
+        return child
+
+    async def _listen(self, read_end: int) -> None:
+        """Take a process's reports until it closes the pipe."""
+        reader = asyncio.StreamReader(limit=MAX_REPORT_BYTES)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb")
+        )
+        try:
+            while line := await reader.readline():
+                event = json.loads(line)
+                if event["event"] == "ready":
+                    self._ready += 1
+                elif self._fatal is None and not self._ready:
+                    # Only before anything ran: what fails later may heal, and the other processes go on.
+                    self._fatal = HandlerError(event["message"], hint=event["hint"])
+                    self._fatal.exit_code = Exit(event["exit_code"])
+                    self._stop(b"stop\n")
+                else:
+                    log.error("process failed: %s", event["message"])
+        finally:
+            transport.close()
+
+    # The end
+
+    def _on_signal(self, number: int) -> None:
+        if not self._stopping.is_set():
+            name, most_s = signal.Signals(number).name, self.plan.drain_timeout_s
+            log.info("%s: draining, at most %g s; again to stop at once", name, most_s)
+            self._stop(b"drain\n")
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.plan.drain_timeout_s + KILL_MARGIN_S, self._kill, "did not end in time")
+        else:
+            self._kill(signal.Signals(number).name)
+
+    def _stop(self, order: bytes) -> None:
+        self._stopping.set()
+        self._order(order)
+
+    def _order(self, order: bytes) -> None:
+        for child in self._children.values():
+            assert child.process.stdin is not None
+            with contextlib.suppress(OSError, RuntimeError):
+                child.process.stdin.write(order)
+
+    def _kill(self, why: str) -> None:
+        for child in list(self._children.values()):
+            self._killed = True
+            log.error("stopping process %d at once: %s", child.index, why)
+            with contextlib.suppress(ProcessLookupError):
+                child.process.kill()
+
+
+def ended(code: int) -> str:
+    """How a process ended, in words."""
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with {code}"
+
+
+def run(plan: Plan, processes: int) -> int:
+    """Run a host's worker in the foreground until a signal ends it; the exit code. Raises as Supervisor.run."""
+
+    async def main() -> int:
+        return await Supervisor(plan, processes).run()
+
+    return asyncio.run(main())

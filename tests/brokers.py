@@ -1,0 +1,235 @@
+"""The brokers that the tests run on: a private node of this machine's RabbitMQ, and RabbitMQ 4 in a container.
+
+Both look the same to a test, which usually takes the fixture `vhost` alone: a virtual host of its own on each of them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+from qctl.broker.local import LocalNode
+
+LOOPBACK = "127.0.0.1"
+IMAGE = os.environ.get("QCTL_TEST_IMAGE", "qctl-test-rabbitmq:sid")
+_API_TIMEOUT_S = 30.0
+_READY_TIMEOUT_S = 60.0
+_DOCKER_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A running broker and its administrator."""
+
+    kind: str
+    version: str
+    host: str
+    amqp_port: int
+    management_url: str
+    username: str
+    password: str = field(repr=False)
+    run_ctl: Callable[..., str] = field(repr=False)
+
+    def amqp_url(self, vhost: str = "/") -> str:
+        """The address of a virtual host, without credentials."""
+        return f"amqp://{self.host}:{self.amqp_port}/" + ("" if vhost == "/" else quote(vhost, safe=""))
+
+    def ctl(self, *args: str) -> str:
+        """Run `rabbitmqctl --quiet ARGS` and return what it prints; about a second, since Erlang starts."""
+        return self.run_ctl(*args)
+
+    def eval(self, erlang: str) -> str:
+        """Evaluate an Erlang expression, with its full stop, inside the broker."""
+        return self.ctl("eval", erlang).strip()
+
+    def stop_app(self) -> None:
+        """Take RabbitMQ away: listeners and connections are closed, the data stays."""
+        self.ctl("stop_app")
+
+    def start_app(self) -> None:
+        """Bring RabbitMQ back, and wait until both its APIs answer."""
+        self.ctl("start_app")
+        await_answer(self)
+
+    def close_connections(self, reason: str = "closed by a test") -> None:
+        """Close every client connection, as an operator can."""
+        self.ctl("close_all_connections", reason)
+
+    def api(self, method: str, path: str, body: object = None) -> Any:
+        """Call the management API, e.g. `api("GET", "/queues/%2F")`. None for no body, and for 404 of GET and DELETE."""
+        answer = requests.request(
+            method,
+            f"{self.management_url}/api{path}",
+            auth=(self.username, self.password),
+            json=body,
+            timeout=_API_TIMEOUT_S,
+        )
+        if answer.status_code == 404 and method in ("GET", "DELETE"):
+            return None
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+
+@dataclass(frozen=True, slots=True)
+class Vhost:
+    """A virtual host that belongs to one test."""
+
+    broker: Broker
+    name: str
+
+    @property
+    def amqp_url(self) -> str:
+        return self.broker.amqp_url(self.name)
+
+    @property
+    def management_url(self) -> str:
+        return self.broker.management_url
+
+    @property
+    def username(self) -> str:
+        return self.broker.username
+
+    @property
+    def password(self) -> str:
+        return self.broker.password
+
+    def ctl(self, command: str, *args: str) -> str:
+        """Run a command of `rabbitmqctl` for this virtual host."""
+        return self.broker.ctl(command, "--vhost", self.name, *args)
+
+    def queue(self, name: str) -> dict[str, Any] | None:
+        """A queue as the management API sees it; its counts lag up to five seconds."""
+        found: dict[str, Any] | None = self.broker.api("GET", f"/queues/{quote(self.name)}/{quote(name, safe='')}")
+        return found
+
+    def inventory_broker(self) -> dict[str, Any]:
+        """The `broker:` section of a development inventory for this virtual host."""
+        return {
+            "amqp": self.amqp_url,
+            "management": self.management_url,
+            "username": self.username,
+            "password": {"value": self.password},
+        }
+
+    def environment(self) -> dict[str, str]:
+        """What a command needs in its environment to log in."""
+        return {"QCTL_USERNAME": self.username, "QCTL_PASSWORD": self.password}
+
+
+@contextmanager
+def fresh_vhost(broker: Broker) -> Iterator[Vhost]:
+    """A virtual host that nobody else uses; it is deleted at the end, with all its queues and connections."""
+    vhost = Vhost(broker, f"test-{secrets.token_hex(6)}")
+    broker.api("PUT", f"/vhosts/{vhost.name}", {})
+    try:
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        broker.api("PUT", f"/permissions/{vhost.name}/{broker.username}", everything)
+        yield vhost
+    finally:
+        broker.api("DELETE", f"/vhosts/{vhost.name}")
+
+
+def await_answer(broker: Broker) -> str:
+    """Wait until the management API answers, and return the broker's version."""
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    while True:
+        try:
+            version: str = broker.api("GET", "/overview")["rabbitmq_version"]
+        except requests.RequestException:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return version
+
+
+@contextmanager
+def throwaway_node(directory: Path) -> Iterator[LocalNode]:
+    """A private node for the time of the run. Nobody wants its data: it is not asked to stop gracefully."""
+    node = LocalNode(directory)
+    node.start()
+    try:
+        yield node
+    finally:
+        node.stop(timeout_s=0.0)
+
+
+def local_broker(node: LocalNode) -> Broker:
+    """The private node as a test sees it."""
+    info = node.info()
+    return Broker(
+        kind="local",
+        version=info.version,
+        host=LOOPBACK,
+        amqp_port=info.amqp_port,
+        management_url=info.management_url,
+        username=info.username,
+        password=info.password,
+        run_ctl=node.rabbitmqctl,
+    )
+
+
+def container_missing() -> str:
+    """Why there can be no container, or "" where a Docker engine answers and has the image."""
+    import docker
+    from docker.errors import DockerException, ImageNotFound
+
+    try:
+        client = docker.from_env(timeout=_DOCKER_TIMEOUT_S)
+    except DockerException:
+        return "no Docker engine answers"
+    try:
+        client.images.get(IMAGE)
+    except ImageNotFound:
+        return f"Docker has no image {IMAGE}; make it with tests/images/build"
+    finally:
+        client.close()
+    return ""
+
+
+@contextmanager
+def container_broker() -> Iterator[Broker]:
+    """RabbitMQ 4 in a container that listens on this machine alone and ends with the block."""
+    os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"  # its image comes from a registry, which may be out of reach
+    # Left to itself the library looks for another address when this machine is itself a container.
+    os.environ.setdefault("TESTCONTAINERS_HOST_OVERRIDE", LOOPBACK)
+    os.environ.setdefault("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the library warns about its own decorator
+        from testcontainers.community.rabbitmq import RabbitMqContainer
+
+    password = secrets.token_urlsafe(16)
+    container = RabbitMqContainer(IMAGE, username="qctl", password=password)
+    container.ports = {5672: (LOOPBACK,), 15672: (LOOPBACK,)}
+
+    def ctl(*args: str) -> str:
+        code, output = container.exec(["rabbitmqctl", "--quiet", *args])
+        if code:
+            raise RuntimeError(f"rabbitmqctl {args[0]} failed with exit code {code}: {output.decode()}")
+        return str(output.decode())
+
+    try:
+        container.start()
+        started = Broker(
+            kind="container",
+            version="",
+            host=LOOPBACK,
+            amqp_port=int(container.get_exposed_port(5672)),
+            management_url=f"http://{LOOPBACK}:{container.get_exposed_port(15672)}",
+            username="qctl",
+            password=password,
+            run_ctl=ctl,
+        )
+        yield replace(started, version=await_answer(started))
+    finally:
+        container.stop()
