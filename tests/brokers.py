@@ -66,7 +66,7 @@ class Broker:
         self.ctl("close_all_connections", reason)
 
     def api(self, method: str, path: str, body: object = None) -> Any:
-        """Call the management API, e.g. `api("GET", "/queues/%2F")`. None for no body, and for 404 of GET and DELETE."""
+        """Call the management API, `api("GET", "/queues/%2F")`. None for no body, and for 404 of GET and DELETE."""
         answer = requests.request(
             method,
             f"{self.management_url}/api{path}",

@@ -25,6 +25,7 @@ from qctl.broker.detached import POLL_S, Process, end, is_alive, signals_held, s
 from qctl.broker.node import (
     LOOPBACK,
     NodeInfo,
+    end_of,
     environment,
     find_program,
     new_info,
@@ -35,12 +36,13 @@ from qctl.broker.node import (
     write_configuration,
     write_info,
 )
-from qctl.errors import BrokerRefused, BrokerUnreachable, QctlError
+from qctl.errors import BrokerRefused, BrokerUnreachable, QctlError, UsageError
 
 __all__ = ["LocalNode", "NodeInfo", "NodeState", "local_directory", "private_node", "running_node"]
 
 #: Tried with fresh ports: another program may take a free port between our look and the node's start.
 START_ATTEMPTS = 3
+_PORT_TAKEN_SIGNS = ("eaddrinuse", "in use by another node")
 _PROBE_TIMEOUT_S = 5.0
 _EPMD_TIMEOUT_S = 5.0
 _GIVE_UP_GRACE_S = 5.0
@@ -90,12 +92,18 @@ class LocalNode:
     def start(self, *, timeout_s: float = 60.0, progress: Callable[[str], None] | None = None) -> NodeInfo:
         """Start the node, or find it running, and wait until it answers.
 
-        Raises QctlError when `rabbitmq-server` is missing, or when the node ends or does not answer within `timeout_s`;
-        nothing is left running then, nor after an interrupt.
+        Raises UsageError for a folder that RabbitMQ cannot live in, and QctlError when `rabbitmq-server` is missing, or
+        when the node ends or does not answer within `timeout_s`; nothing is left running then, nor after an interrupt.
         """
         say = progress or (lambda _: None)
         deadline = time.monotonic() + timeout_s
         server = find_program("rabbitmq-server")
+        if "'" in str(self.directory) or '"' in str(self.directory):
+            # It asks `df` about its disk with the path between quotes, and then waits for ever.
+            raise UsageError(
+                f"RabbitMQ cannot run in a folder with a quotation mark in its name: {self.directory}",
+                hint="Move the inventory, or the folder you work in.",
+            )
         prepare(self.directory)
         with self._locked(deadline):
             known = read_info(self.directory)
@@ -193,7 +201,7 @@ class LocalNode:
             info = replace(info, epmd_pid=epmd.pid, epmd_mark=epmd.mark)
             write_info(info)
         deadline = min(deadline, time.monotonic() + _EPMD_TIMEOUT_S)
-        while not _accepts(info.epmd_port):
+        while not _epmd_answers(info.epmd_port):
             if not is_alive(epmd):
                 raise _PortTaken("Erlang's port mapper ended at once", hint=tail(output))
             if time.monotonic() >= deadline:
@@ -209,9 +217,9 @@ class LocalNode:
                 write_info(info)
                 return info
             if not _node_alive(info):
-                words = self._last_words(info)
-                kind = _PortTaken if "eaddrinuse" in words else QctlError
-                raise kind("the private RabbitMQ node ended while starting", hint=words)
+                console = end_of(self.directory / "log" / "console.log")
+                kind = _PortTaken if any(sign in console for sign in _PORT_TAKEN_SIGNS) else QctlError
+                raise kind("the private RabbitMQ node ended while starting", hint=self._last_words(info))
             if time.monotonic() >= deadline:
                 raise QctlError("the private RabbitMQ node does not answer in time", hint=self._last_words(info))
             time.sleep(POLL_S)
@@ -260,18 +268,21 @@ def _without_processes(info: NodeInfo) -> NodeInfo:
     return replace(info, pid=None, pid_mark="", epmd_pid=None, epmd_mark="")
 
 
-def _accepts(port: int) -> bool:
+def _epmd_answers(port: int) -> bool:
+    """Whether an epmd listens there: asked for its names, it begins with the port it has."""
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=_PROBE_TIMEOUT_S):
-            return True
+        with socket.create_connection((LOOPBACK, port), timeout=_PROBE_TIMEOUT_S) as connection:
+            connection.sendall(b"\x00\x01n")
+            return connection.recv(4, socket.MSG_WAITALL) == port.to_bytes(4, "big")
     except OSError:
         return False
 
 
 def _version_answered(info: NodeInfo) -> str:
-    """RabbitMQ's version when both listeners answer, else "". Raises BrokerRefused when our user is not known."""
-    if not _accepts(info.amqp_port):
-        return ""
+    """RabbitMQ's version when this very node says that it takes connections, else "".
+
+    Raises BrokerRefused when it does not know our user.
+    """
     credentials = base64.b64encode(f"{info.username}:{info.password}".encode()).decode("ascii")
     connection = http.client.HTTPConnection(LOOPBACK, info.management_port, timeout=_PROBE_TIMEOUT_S)
     try:
@@ -284,8 +295,13 @@ def _version_answered(info: NodeInfo) -> str:
             )
         if answer.status != http.HTTPStatus.OK:
             return ""
-        return str(json.loads(answer.read()).get("rabbitmq_version", ""))
-    except (OSError, http.client.HTTPException, ValueError):
+        overview = json.loads(answer.read())
+        # Any program may listen where we meant to; only the node knows which listeners are its own.
+        ours = {(listener["protocol"], listener["port"]) for listener in overview["listeners"]}
+        if overview["node"] != info.nodename or ("amqp", info.amqp_port) not in ours:
+            return ""
+        return str(overview["rabbitmq_version"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
         return ""
     finally:
         connection.close()

@@ -6,7 +6,9 @@ A task is any message; all `qctl-` headers are optional for a producer and are c
 from __future__ import annotations
 
 import json
+import math
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -41,6 +43,8 @@ STATUS = "qctl-status"
 TRANSIENT, PERSISTENT = 1, 2
 #: The properties of a message, as pika has them; treated as frozen once made.
 Properties: TypeAlias = pika.BasicProperties
+#: Headers that a republish drops, beside the broker's own `x-` ones.
+_NEVER_TWICE = ("CC", "BCC", DELAY)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -48,7 +52,8 @@ def _nothing() -> Mapping[str, Any]:
     return _NOTHING
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+# Lone surrogates too: they have no bytes, and a header that cannot be encoded could never be published.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
 class DeadReason(StrEnum):
@@ -128,22 +133,27 @@ def short(words: str) -> str:
     return line if len(line) <= MAX_ERROR_CHARS else line[: MAX_ERROR_CHARS - 1] + "…"
 
 
+def _seen(value: object) -> str:
+    # A value of the wire may be nested thousands deep.
+    return short(reprlib.repr(value))
+
+
 def _count(headers: Mapping[str, Any], name: str, least: int) -> int:
     value = headers.get(name, least)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_COUNT:
-        raise Malformed(f"header {name} must be a whole number from {least} to {MAX_COUNT}, found {short(repr(value))}")
+        raise Malformed(f"header {name} must be a whole number from {least} to {MAX_COUNT}, found {_seen(value)}")
     return value
 
 
 def check_cost(value: object) -> dict[str, int]:
     """The units per quota of a `qctl-cost` header. Raises Malformed saying what was found."""
     if not isinstance(value, Mapping) or len(value) > MAX_COST_ENTRIES:
-        raise Malformed(f"header {COST} must map quotas to units, found {short(repr(value))}", DeadReason.COST)
+        raise Malformed(f"header {COST} must map quotas to units, found {_seen(value)}", DeadReason.COST)
     for quota, units in value.items():
         if isinstance(units, bool) or not isinstance(units, int) or not 0 <= units <= MAX_UNITS:
             raise Malformed(
                 f"header {COST}: units of {short(text(quota))} must be a whole number from 0 to 10^12, "
-                f"found {short(repr(units))}",
+                f"found {_seen(units)}",
                 DeadReason.COST,
             )
     return {text(quota): units for quota, units in value.items()}
@@ -169,11 +179,21 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{short(digits[:20])} is too large a number")
+    return value
+
+
+_decode = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant).decode
 
 
 def decode_json(body: bytes) -> Any:
-    """The value of a JSON body in UTF-8. Raises ValueError saying why; NaN and infinities are not JSON (RFC 8259, 6)."""
+    """The value of a JSON body in UTF-8. Raises ValueError saying why.
+
+    NaN and infinities are not JSON (RFC 8259, section 6); 1e999, which would become one, is refused with them.
+    """
     try:
         return _decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -208,7 +228,8 @@ def republish(
     kept = {
         name: value
         for name, value in (properties.headers or {}).items()
-        if not (name in ("CC", "BCC", DELAY) or name.startswith("x-"))
+        # A name that is not UTF-8 arrives as bytes.
+        if not (name in _NEVER_TWICE or text(name).startswith("x-"))
     }
     kept.setdefault(FIRST_SEEN, first_seen)
     kept.update(changes)

@@ -205,11 +205,18 @@ def _write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
 
 
 def tail(path: Path) -> str:
-    """The last lines of a log that say something, "" when there is no such file."""
+    """The lines of a log that matter: around a boot that failed, else its last. "" when there is no such file."""
+    lines = [line for line in end_of(path).splitlines() if line.strip()]
+    # The reason stands right before or after these words, and Erlang's report of the crash buries it.
+    failed = next((number for number, line in enumerate(lines) if "BOOT FAILED" in line), len(lines))
+    return "\n".join(lines[max(0, failed - LOG_TAIL_LINES) : failed + LOG_TAIL_LINES])
+
+
+def end_of(path: Path) -> str:
+    """The last 64 KiB of a log, "" when there is no such file."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
-            lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+            return log.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    return "\n".join(lines[-LOG_TAIL_LINES:])

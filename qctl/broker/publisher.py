@@ -44,8 +44,8 @@ class Publisher:
         self.channel = channel
         self._last_tag = 0
         self._first_unconfirmed = 1
-        self._waiting: dict[int, tuple[str, int, OnResult]] = {}
-        self._returned: set[str] = set()
+        self._waiting: dict[int, tuple[Outgoing, OnResult]] = {}
+        self._returned: set[int] = set()
         self._bytes = 0
         self.why_lost: ChannelLost | None = None
 
@@ -70,19 +70,23 @@ class Publisher:
         return len(self._waiting) < MAX_UNCONFIRMED and self._bytes < MAX_UNCONFIRMED_BYTES
 
     def send(self, outgoing: Outgoing, on_result: OnResult) -> None:
-        """Publish, mandatory; `on_result` is called once, later, from the loop. Raises ChannelLost, nothing sent."""
+        """Publish, mandatory; `on_result` is called once, later, from the loop.
+
+        Raises ChannelLost, or ValueError when the properties cannot be written in AMQP; nothing is sent then.
+        """
         if not self.channel.is_open:
             raise self.why_lost or ChannelLost(0, "the channel is closed")
         try:
             self.channel.raw.basic_publish(
                 outgoing.exchange, outgoing.routing_key, outgoing.body, outgoing.properties, mandatory=True
             )
+        except (pika.exceptions.ShortStringTooLong, pika.exceptions.UnsupportedAMQPFieldException) as error:
+            raise ValueError(f"not a message that AMQP can carry: {type(error).__name__}") from error
         except (pika.exceptions.AMQPError, AssertionError, OSError) as error:
             raise ChannelLost(*describe(error)) from error
         self._last_tag += 1
-        size_bytes = len(outgoing.body)
-        self._bytes += size_bytes
-        self._waiting[self._last_tag] = (outgoing.properties.message_id, size_bytes, on_result)
+        self._bytes += len(outgoing.body)
+        self._waiting[self._last_tag] = (outgoing, on_result)
 
     async def publish(self, outgoing: Outgoing, timeout_s: float) -> Published:
         """Publish one message and wait for its fate; LOST also when no confirm comes in time."""
@@ -96,31 +100,35 @@ class Publisher:
         except TimeoutError:
             return Published.LOST
 
-    def _on_return(self, _channel: object, _method: object, properties: spec.BasicProperties, _body: bytes) -> None:
-        # The broker returns a message before it confirms it; every message of ours has an id to tell it by.
-        self._returned.add(text(properties.message_id))
+    def _on_return(self, _channel: object, method: Any, properties: spec.BasicProperties, _body: bytes) -> None:
+        # The broker returns a message before it confirms it, and does not say which publish it was. Where several that
+        # wait have its id and its destination, all count as returned: rather one too many than one lost.
+        returned = (text(properties.message_id), text(method.exchange), text(method.routing_key))
+        for tag, (outgoing, _) in self._waiting.items():
+            if returned == (text(outgoing.properties.message_id), outgoing.exchange, outgoing.routing_key):
+                self._returned.add(tag)
 
     def _on_confirm(self, frame: Any) -> None:
         outcome = Published.CONFIRMED if isinstance(frame.method, spec.Basic.Ack) else Published.REFUSED
         last = frame.method.delivery_tag
         first = self._first_unconfirmed if frame.method.multiple else last
         for tag in range(first, last + 1):
-            waiting = self._waiting.pop(tag, None)
-            if waiting is not None:
-                self._settle(waiting, outcome)
+            self._settle(tag, outcome)
         if frame.method.multiple:
             self._first_unconfirmed = last + 1
 
-    def _settle(self, waiting: tuple[str, int, OnResult], outcome: Published) -> None:
-        message_id, size_bytes, on_result = waiting
-        self._bytes -= size_bytes
-        if self._returned and outcome is Published.CONFIRMED and message_id in self._returned:
-            self._returned.discard(message_id)
-            outcome = Published.UNROUTABLE
+    def _settle(self, tag: int, outcome: Published) -> None:
+        waiting = self._waiting.pop(tag, None)
+        if waiting is None:
+            return
+        outgoing, on_result = waiting
+        self._bytes -= len(outgoing.body)
+        if self._returned and tag in self._returned:
+            self._returned.remove(tag)
+            outcome = Published.UNROUTABLE if outcome is Published.CONFIRMED else outcome
         on_result(outcome)
 
     def _on_closed(self, closed: asyncio.Future[ChannelLost]) -> None:
         self.why_lost = closed.result()
-        lost, self._waiting = self._waiting, {}
-        for waiting in lost.values():
-            self._settle(waiting, Published.LOST)
+        for tag in list(self._waiting):
+            self._settle(tag, Published.LOST)

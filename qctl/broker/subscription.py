@@ -15,9 +15,10 @@ OnDelivery = Callable[["Subscription", int, bool, pika.BasicProperties, bytes], 
 
 
 class Subscription:
-    """A consumer tag's life on one channel. Use from the loop's thread.
+    """A consumer tag's life on a channel of its own: consume once, cancel once, settle the rest. Use from the loop's thread.
 
-    What is given back before cancel-ok waits for it: a message returned earlier would come straight back.
+    It is not for consuming again: RabbitMQ 3.10's channel process crashes (541) when a tag comes back on a channel that
+    has unsettled deliveries of it. After cancel-ok the channel closes itself with its last settlement. What is given back before cancel-ok waits for it: a message returned earlier would come straight back.
     """
 
     def __init__(self, channel: Channel, queue: str, tag: str, on_delivery: OnDelivery) -> None:
@@ -27,11 +28,16 @@ class Subscription:
         self.prefetch = 0
         self.consuming = False
         self.unsettled = 0
+        self._cancelled = False
+        self._closing: asyncio.Task[None] | None = None
         self._on_delivery = on_delivery
         self._frontier = 1  # every delivery tag below is settled
         self._settled_beyond: set[int] = set()
         self._to_return: list[int] = []
+        #: done, with the reason, when nothing will be delivered any more without our having cancelled
+        self.lost: asyncio.Future[ChannelLost] = asyncio.get_running_loop().create_future()
         channel.raw.add_on_cancel_callback(self._on_server_cancel)
+        channel.closed.add_done_callback(lambda closed: self._end(closed.result()))
 
     @classmethod
     async def open(cls, connection: Connection, queue: str, tag: str, on_delivery: OnDelivery) -> Subscription:
@@ -44,7 +50,7 @@ class Subscription:
         return self.channel.is_open
 
     async def consume(self, prefetch: int) -> None:
-        """Subscribe. The prefetch holds until the next call: the broker does not change it for a running consumer."""
+        """Subscribe. The prefetch is fixed: the broker does not change it for a running consumer."""
         assert not self.consuming
         assert prefetch > 0
         await self.channel.call("basic_qos", prefetch_count=prefetch)
@@ -59,11 +65,9 @@ class Subscription:
         assert self.consuming
         await self.channel.call("basic_cancel", consumer_tag=self.tag)
         self.consuming = False
+        self._cancelled = True
         self.return_now()
-
-    async def close(self) -> None:
-        """Close the channel; the broker takes back what is unsettled."""
-        await self.channel.close()
+        self._close_when_settled()
 
     def ack(self, tags: Iterable[int]) -> None:
         """Acknowledge; a run without gaps goes out as one frame. Does nothing when the channel is gone."""
@@ -76,6 +80,7 @@ class Subscription:
             self.channel.raw.basic_ack(below[-1], multiple=len(below) > 1)
         for tag in batch[len(below) :]:
             self.channel.raw.basic_ack(tag)
+        self._close_when_settled()
 
     def give_back(self, tags: Iterable[int]) -> None:
         """Return unharmed; goes out at once when cancelled, else with the next cancel-ok."""
@@ -93,6 +98,12 @@ class Subscription:
         self._settle(tags)
         for tag in tags:
             self.channel.raw.basic_nack(tag, requeue=True)
+        self._close_when_settled()
+
+    def _close_when_settled(self) -> None:
+        if self._cancelled and not self.unsettled and self.is_open:
+            self._cancelled = False
+            self._closing = asyncio.get_running_loop().create_task(self.channel.close())
 
     def _settle(self, tags: Iterable[int]) -> int:
         """Note that these are settled; returns the frontier."""
@@ -109,12 +120,13 @@ class Subscription:
         self._on_delivery(self, method.delivery_tag, method.redelivered, properties, body)
 
     def _on_server_cancel(self, _frame: Any) -> None:
-        # The queue was deleted or its leader moved: a channel without a consumer would idle for ever.
-        self.consuming = False
-        if not self.channel.closed.done():
-            self.channel.closed.set_result(ChannelLost(0, f"the broker cancelled the consumer of {self.queue}"))
-            asyncio.get_running_loop().create_task(self._close_raw())
+        # The queue was deleted, or a task took longer than the broker's consumer_timeout. Without a word from us the
+        # channel would idle for ever; what still runs may be settled on it all the same.
+        self._end(f"the broker cancelled the consumer of {self.queue}")
+        self.return_now()
 
-    async def _close_raw(self) -> None:
-        if self.channel.raw.is_open:
-            self.channel.raw.close()
+    def _end(self, why: str | ChannelLost) -> None:
+        self.consuming = False
+        self._cancelled = True
+        if not self.lost.done():
+            self.lost.set_result(why if isinstance(why, ChannelLost) else ChannelLost(0, why))

@@ -163,10 +163,9 @@ async def ensure(connection: Connection, declarations: Sequence[Declaration]) ->
         except ChannelLost as error:
             if not connection.is_open or error.code not in (ACCESS_REFUSED, PRECONDITION_FAILED, NOT_FOUND):
                 raise
+            if error.code != ACCESS_REFUSED or not await _exists(connection, one):
+                raise _explain(one, error) from None
             channel = await connection.channel()
-            if error.code == ACCESS_REFUSED and await _exists(connection, one):
-                continue
-            raise _explain(one, error) from None
     await channel.close()
 
 
@@ -204,7 +203,8 @@ async def _exists(connection: Connection, one: Declaration) -> bool:
 
 
 def _explain(one: Declaration, error: ChannelLost) -> QctlError:
-    what = f"exchange {one.name}" if isinstance(one, Exchange) else f"queue {getattr(one, 'name', None) or one.queue}"  # type: ignore[union-attr]
+    name = one.queue if isinstance(one, Binding) else one.name
+    what = f"exchange {name}" if isinstance(one, Exchange) else f"queue {name}"
     if error.code == PRECONDITION_FAILED:
         difference = error.text.partition(" - ")[2] or error.text
         return TopologyMismatch(
@@ -216,10 +216,12 @@ def _explain(one: Declaration, error: ChannelLost) -> QctlError:
             f"{what} is missing and this user may not make it: {error.text}",
             hint="Run the command once as a user with configure permission on `qctl.*` and the queue.",
         )
-    return BrokerRefused(
-        f"{what} does not exist: {error.text}",
-        hint="Its consumer says `declare: false`, so its owner must make it; or remove that line and qctl declares it.",
-    )
+    if isinstance(one, Existing):
+        return BrokerRefused(
+            f"{what} does not exist: {error.text}",
+            hint="Its consumer says `declare: false`, so its owner must make it; without that line qctl declares it.",
+        )
+    return BrokerRefused(f"{what} cannot be used: {error.text}", hint="Is every node of the broker up?")
 
 
 def for_consumer(

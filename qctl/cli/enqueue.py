@@ -32,10 +32,13 @@ class Units(click.ParamType[tuple[str, int]]):
         return quota, int(units)
 
 
+FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
+
+
 @click.command()
 @click.argument("consumer", shell_complete=completion.consumer)
 @click.argument("payload", metavar="[JSON]...", nargs=-1)
-@click.option("--file", "-f", "source", metavar="F", type=click.Path(), help="JSON lines, a task each; - is stdin.")
+@click.option("--file", "-f", "source", metavar="F", type=FILE, help="JSON lines, a task each; - is stdin.")
 @click.option("--host", metavar="H", shell_complete=completion.host, help="Only this host may run it (`directed`).")
 @click.option("--cost", metavar="QUOTA=N", type=Units(), multiple=True, help="Units it needs, if not as declared.")
 @click.option("--type", "kind", metavar="NAME", help="The task's name, for consumers with several handlers.")
@@ -67,18 +70,13 @@ def enqueue(
 
     _check_usage(payload, source, identity, skip)
     inventory = settings.load()
-    wanted = verb.request(
-        inventory, consumer, host=host, cost=dict(cost), type=kind, id=identity, delay_s=delay
-    )
+    wanted = verb.request(inventory, consumer, host=host, cost=dict(cost), type=kind, id=identity, delay_s=delay)
     max_bytes = inventory.worker.max_body_bytes
     if source is None:
         tasks = _arguments(payload, max_bytes)
         return asyncio.run(_run(settings, inventory, wanted, _once(tasks), where="argument", skip=0))
     with ExitStack() as stack:
-        if source == "-":
-            stream: Any = sys.stdin.buffer
-        else:
-            stream = stack.enter_context(Path(source).open("rb", buffering=0))
+        stream = sys.stdin.buffer if source == "-" else stack.enter_context(Path(source).open("rb", buffering=0))
         batches = lines.read(stream, skip=skip, max_bytes=max_bytes)
         where = "<stdin>" if source == "-" else source
         return asyncio.run(_run(settings, inventory, wanted, batches, where=where, skip=skip))
@@ -93,6 +91,8 @@ def _check_usage(payload: tuple[str, ...], source: str | None, identity: str | N
         raise click.UsageError("--id names a single task; it needs exactly one JSON value")
     if skip and source is None:
         raise click.UsageError("--skip goes with --file")
+    if source == "-" and sys.stdin is None:
+        raise click.UsageError("there is no stdin to read from")
 
 
 def _arguments(payload: tuple[str, ...], max_bytes: int) -> list[Line]:
@@ -105,7 +105,7 @@ def _arguments(payload: tuple[str, ...], max_bytes: int) -> list[Line]:
         try:
             check(body, max_bytes)
         except ValueError as error:
-            hint = ' A string needs its quotes: \'"text"\'.' if not text[:1] in '{["-' and not text.isdigit() else ""
+            hint = " A string needs its quotes: '\"text\"'." if text[:1] not in '{["-' and not text.isdigit() else ""
             raise click.BadParameter(f"value {number} is {error}.{hint}", param_hint="JSON") from None
         found.append(Line(number, body))
     return found
@@ -133,6 +133,7 @@ async def _run(
     from qctl.ops.enqueue import Enqueuer
     from qctl.ops.lines import BadLine
 
+    _quiet_libraries(settings)
     progress = Progress(settings)
     sending = Enqueuer(wanted, skip=skip, on_progress=progress.show)
     dial = lambda: login_for(inventory.broker, inventory.path, prefer_environment=True)  # noqa: E731
@@ -140,26 +141,36 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
-    many = where != "argument"
+    failure: QctlError | None = None
     try:
-        report = await task
+        await task
     except asyncio.CancelledError:
-        progress.clear()
-        raise Interrupted(f"interrupted: {_truth(sending.report, many)}") from None
+        failure = Interrupted("interrupted")
     except BadLine as error:
-        progress.clear()
-        raise Partly(
-            f"{where}:{error.number}: {error}; {_truth(sending.report, many)}",
-            hint="Mend or remove that line, then go on with the --skip above.",
-        ) from None
+        hint = "Mend or remove that line, then go on with the --skip above."
+        failure = Partly(f"{where}:{error.number}: {error}", hint=hint)
     except QctlError as error:
-        progress.clear()
-        if many or sending.report.confirmed:
-            error.message = f"{error.message}; {_truth(sending.report, many)}"
-        raise
+        failure = error
     progress.clear()
-    _print(settings, report)
+    report = sending.report
+    many = where != "argument"
+    if failure is None or (many and settings.output in (Output.JSON, Output.JSONL)):
+        _print(settings, report)
+    if failure is not None:
+        if many or report.confirmed:
+            failure.message = f"{failure.message}; {_truth(report, many)}"
+        raise failure from None
     return 0
+
+
+def _quiet_libraries(settings: Settings) -> None:
+    """What libraries log goes to stderr with -v alone; this command's own last line says more."""
+    import logging
+
+    if settings.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    else:
+        logging.getLogger().addHandler(logging.NullHandler())
 
 
 def _truth(report: Report, many: bool) -> str:

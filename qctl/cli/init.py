@@ -40,7 +40,7 @@ def starter(hostname: str) -> str:
 
 
 def write(path: Path, text: str, *, force: bool) -> None:
-    """Write the file. Raises QctlError when it is there and `force` is not given, UsageError when it cannot be written."""
+    """Write the file. Raises QctlError when it is there and `force` is not given, UsageError when it cannot be made."""
     try:
         if force:
             temporary = path.with_name(f".{path.name}.{os.getpid()}")

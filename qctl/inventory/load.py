@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from qctl.errors import InventoryError
-from qctl.inventory.mistakes import MAX_MISTAKES, Mistake, found, in_order
+from qctl.inventory.mistakes import MAX_MISTAKES, Keys, Mistake, found, in_order
 from qctl.inventory.model import Inventory
 
 #: Largest inventory read.
@@ -58,19 +58,19 @@ def read_text(text: str, path: Path) -> tuple[Inventory | None, list[Mistake]]:
             there = found(root.plain_data() if root is not None else None)
             expected = "expected a mapping with version, broker, consumers and hosts"
             mistakes = [Mistake(1, 1, (), f"{expected}, found {there}")]
-        return None, mistakes
+        return None, in_order(mistakes)
     form, of_form = reading.read(root)
-    mistakes = mistakes + of_form
+    mistakes = mistakes + [mistake for mistake in of_form if not _under(mistake.keys, document.unread)]
     if form is None:
         return None, in_order(mistakes)
     inventory, entries = resolve.resolve(form, path.absolute())
     # A stand-in for something wrong must not be reported for what it says itself.
-    wrong = {mistake.keys for mistake in of_form}
+    wrong = {mistake.keys for mistake in of_form} | document.unread
     mistakes += [m for m in rules.findings(form, entries, root) if not _under(m.keys, wrong)]
     return inventory, in_order(mistakes)
 
 
-def _under(keys: tuple[str | int, ...], wrong: set[tuple[str | int, ...]]) -> bool:
+def _under(keys: Keys, wrong: Set[Keys]) -> bool:
     return any(keys[:length] in wrong for length in range(1, len(keys) + 1))
 
 

@@ -15,7 +15,7 @@ MAX_SHOWN = 48
 Key = str | int
 Keys = tuple[Key, ...]
 
-_SHOWABLE_KEY = re.compile(r"[\w.\-\[\]]{1,80}")
+_WORD = re.compile(r"[\w.\-\[\]]{1,80}", re.ASCII)
 # A value that could be a URL (whose user part is a credential) is never repeated.
 _URL_LIKE = re.compile(r"://|@")
 
@@ -48,8 +48,13 @@ def dotted(keys: Keys) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            text += ("." if text else "") + (key if _SHOWABLE_KEY.fullmatch(key) else shown(key))
+            text += ("." if text else "") + word(key)
     return text
+
+
+def word(name: str) -> str:
+    """A name in a sentence: as it is when it looks like one, else `shown`."""
+    return name if _WORD.fullmatch(name) else shown(name)
 
 
 def shown(text: str) -> str:

@@ -21,7 +21,7 @@ from qctl.units import MAX_UNITS
 _REQUIRED: dict[str, tuple[str, Any]] = {
     "version": ("expected version: 1", Plain("1")),
     "broker": ("expected broker: local, or a mapping with amqp", "local"),
-    "amqp": ("expected a URL such as amqp://HOST:5672/, or broker: local", "amqp://stand-in/"),
+    "amqp": ("expected a URL such as amqp://HOST:5672/, or broker: local", "amqps://stand-in/"),
     "consumers": ("expected a mapping of consumers", {}),
     "hosts": ("expected a mapping of hosts", {}),
     "handler": ("expected one of {python: ...}, {http: ...} and {exec: [ARGV]}", {"exec": ["stand-in"]}),

@@ -10,7 +10,7 @@ from itertools import chain, islice
 
 from qctl.inventory.form import HandlerForm, InventoryForm, QuotaForm, RetryForm
 from qctl.inventory.leaves import NAME, header_name, not_a_name, reserved_queue
-from qctl.inventory.mistakes import MAX_MISTAKES, Keys, Mistake
+from qctl.inventory.mistakes import MAX_MISTAKES, Keys, Mistake, word
 from qctl.inventory.model import FIXED_LADDER_S, Quota, Secret, Window
 from qctl.inventory.nearest import nearest
 from qctl.inventory.resolve import Effective, HostEntry
@@ -30,7 +30,7 @@ Finding = tuple[Keys, str]
 def findings(form: InventoryForm, entries: Iterable[HostEntry], root: Node) -> list[Mistake]:
     """Every mistake of reference, by rule, not sorted; some past MAX_MISTAKES are left out."""
     entries = tuple(entries)
-    at_keys = chain(_names(form), _host_names(entries), _references(form), _burst(form))
+    at_keys = chain(_names(form), _host_names(entries), _references(form), _burst(form), _headers(form))
     at_values = chain(
         _groups_of_hosts(form),
         _nobody(form),
@@ -40,7 +40,6 @@ def findings(form: InventoryForm, entries: Iterable[HostEntry], root: Node) -> l
         _bursts(entries),
         _declarations(form),
         _ladder(form),
-        _headers(form),
         _production(form),
         _tls(form),
     )
@@ -104,9 +103,9 @@ def _groups_of_hosts(form: InventoryForm) -> Iterator[Finding]:
 
 def _known(kind: str, name: str, known: Mapping[str, object], keys: Keys) -> Iterator[Finding]:
     if name not in known:
-        near = nearest(name, known)
-        there = ", ".join(islice(known, 8))
-        hint = f"; did you mean {near}?" if near else f"; there is {there}" if known else ""
+        sound = [each for each in known if NAME.fullmatch(each)]
+        near = nearest(name, sound)
+        hint = f"; did you mean {near}?" if near else f"; there is {', '.join(sound[:8])}" if sound else ""
         yield keys, f"there is no {kind} of this name{hint}"
 
 
@@ -122,7 +121,10 @@ def _hosts_without_consumers(entries: Iterable[HostEntry], root: Node) -> Iterat
         keys = entry.effective.set_keys
         # A name that does not exist is reported as that; here only what the file leaves empty.
         if keys is not None and not _has_entries(root, keys):
-            yield keys, f"host {entry.pattern} has no consumers; name one, or leave the key out to run all of them"
+            yield (
+                keys,
+                f"host {word(entry.pattern)} has no consumers; name one, or leave the key out to run all of them",
+            )
 
 
 def _has_entries(root: Node, keys: Keys) -> bool:
@@ -143,7 +145,7 @@ def _costs(entries: Iterable[HostEntry]) -> Iterator[Finding]:
                 quota = effective.quotas.get(name)
                 if quota is not None and (ceiling := _ceiling(quota, units)):
                     keys = (*effective.cost_keys[consumer.name], name)
-                    text = f"{units} units for one task are above the {ceiling} of quota {name}"
+                    text = f"{units} units for one task are above the {ceiling} of quota {word(name)}"
                     over.setdefault((keys, text), []).append(entry.pattern)
     for (keys, text), patterns in over.items():
         yield keys, f"{text} on host {_some(patterns)}"
@@ -167,7 +169,7 @@ def _urls(entries: Iterable[HostEntry]) -> Iterator[Finding]:
             if len(without) > 1:
                 text = (
                     "a consumer of several quotas needs urls on all but one of them, to tell which call counts where; "
-                    f"there are none on {', '.join(without)}"
+                    f"there are none on {', '.join(map(word, without))}"
                 )
                 unclear.setdefault((effective.cost_keys[consumer.name], text), []).append(entry.pattern)
     for (keys, text), patterns in unclear.items():
@@ -185,7 +187,7 @@ def _distinct(entries: Iterable[HostEntry]) -> Iterator[tuple[HostEntry, Effecti
 
 
 def _some(patterns: list[str]) -> str:
-    return patterns[0] + (f" and {len(patterns) - 1} more" if len(patterns) > 1 else "")
+    return word(patterns[0]) + (f" and {len(patterns) - 1} more" if len(patterns) > 1 else "")
 
 
 def _burst(form: InventoryForm) -> Iterator[Finding]:
@@ -217,7 +219,7 @@ def _declarations(form: InventoryForm) -> Iterator[Finding]:
         for key in ("persistent", "declare"):
             mine, theirs = getattr(consumer, key), getattr(form.consumers[other], key)
             if mine != theirs:
-                text = f"{key} is {str(mine).lower()} here and {str(theirs).lower()} in consumer {other}"
+                text = f"{key} is {str(mine).lower()} here and {str(theirs).lower()} in consumer {word(other)}"
                 yield ("consumers", name, key), f"{text}, which has the same queue"
 
 

@@ -72,8 +72,8 @@ def _from_file(path: Path, *, what: str) -> str:
     except (OSError, ValueError) as error:
         reason = (error.strerror or "error").lower() if isinstance(error, OSError) else "not a path"
         raise SecretError(f"{what}: cannot read {path}: {reason}", hint="Check the path and its permissions.") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SecretError(f"{what}: {path} is not a file", hint="Name a file that holds the secret alone.")
         if status.st_mode & 0o077:
@@ -81,7 +81,9 @@ def _from_file(path: Path, *, what: str) -> str:
             raise SecretError(
                 f"{what}: others than its owner may use {path} (mode {mode})", hint=f"Run: chmod 0600 {path}"
             )
-        data = file.read(MAX_SECRET_BYTES + 1)
+        data = os.read(descriptor, MAX_SECRET_BYTES + 1)
+    finally:
+        os.close(descriptor)
     return _text(data, what=what, source=str(path))
 
 

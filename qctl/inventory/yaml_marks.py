@@ -28,7 +28,6 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U000100
 
 # What a parser finds wrong, by the words that begin or are in its own message, in ours. First match wins.
 _SYNTAX = (
-    ("\\t", "a tab cannot indent; use spaces"),
     ("mapping values are not allowed", "a ':' too many on this line; quote the text that holds it"),
     ("could not find expected ':'", "expected 'key: value'"),
     ("did not find expected key", "expected a key; look at the indentation and at quotes and brackets before here"),
@@ -88,10 +87,14 @@ class Place:
 
 @dataclass(slots=True)
 class Document:
-    """The result of `parse`: `root` is None when the file holds nothing or cannot be read to its end."""
+    """The result of `parse`: `root` is None when the file holds nothing or cannot be read to its end.
+
+    `unread`: keys of values that could not be read and are nothing now; what is said of them is not worth reporting.
+    """
 
     root: Node | None = None
     mistakes: list[Mistake] = field(default_factory=list)
+    unread: set[Keys] = field(default_factory=set)
 
 
 def locate(root: Node, keys: Keys, *, at_key: bool = False) -> Place:
@@ -125,15 +128,17 @@ def parse(text: str) -> Document:
             Mistake(line, column, (), f"the character U+{ord(stray[0]):04X} cannot stand in a YAML file")
         )
         return document
-    builder = _Builder(document.mistakes)
+    builder = _Builder(document)
     try:
         document.root = builder.build(yaml.parse(text, Loader=_LOADER))
     except _Stop:
         document.root = None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        # What is left open is shown where it opens, not at the end of the file where it is missed.
+        left_open = "flow" in str(error.context) or "quoted scalar" in str(error.context)
+        mark = (error.context_mark if left_open else None) or error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        document.mistakes.append(Mistake(line, column, (), f"not valid YAML: {_in_our_words(str(error.problem))}"))
+        document.mistakes.append(Mistake(line, column, (), f"not valid YAML: {_in_our_words(error, text)}"))
         document.root = None
     except yaml.YAMLError:
         document.mistakes.append(Mistake(1, 1, (), "not valid YAML"))
@@ -141,7 +146,11 @@ def parse(text: str) -> Document:
     return document
 
 
-def _in_our_words(problem: str) -> str:
+def _in_our_words(error: yaml.MarkedYAMLError, text: str) -> str:
+    problem, mark = str(error.problem), error.problem_mark
+    lines = text.split("\n")
+    if mark and mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t":
+        return "a tab cannot indent; use spaces"
     return next((ours for theirs, ours in _SYNTAX if theirs in problem), "this cannot be read; is a quote missing?")
 
 
@@ -152,8 +161,8 @@ class _Stop(Exception):
 class _Builder:
     """Folds the event stream of one document into nodes."""
 
-    def __init__(self, mistakes: list[Mistake]) -> None:
-        self._mistakes = mistakes
+    def __init__(self, document: Document) -> None:
+        self._document = document
         self._anchors: dict[str, Node | None] = {}  # None while the anchored value is still open
 
     def build(self, events: Iterator[Any]) -> Node | None:
@@ -199,6 +208,7 @@ class _Builder:
             self._note(event, keys, "this alias (*name) stands inside its own anchor (&name)")
         else:
             return target
+        self._document.unread.add(keys)
         return Node(event.start_mark.line + 1, event.start_mark.column + 1)
 
     def _items(self, events: Iterator[Any], keys: Keys) -> list[Node]:
@@ -250,7 +260,7 @@ class _Builder:
 
     def _note(self, event: Any, keys: Keys, text: str) -> None:
         mark = event.start_mark
-        self._mistakes.append(Mistake(mark.line + 1, mark.column + 1, keys, text))
+        self._document.mistakes.append(Mistake(mark.line + 1, mark.column + 1, keys, text))
 
     def _stop(self, event: Any, keys: Keys, text: str) -> None:
         self._note(event, keys, text)

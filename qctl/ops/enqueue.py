@@ -8,22 +8,29 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from qctl.broker import topology
 from qctl.broker.message import COST, DELAY, PERSISTENT, TRANSIENT, Outgoing, Properties
 from qctl.broker.publisher import Published, Publisher
-from qctl.broker.session import ChannelLost, Connection, Login, backoff, connect, connect_within
+from qctl.broker.session import ChannelLost, Connection, Login, backoff, connect_within
 from qctl.errors import BrokerBlocked, BrokerRefused, BrokerUnreachable, QctlError, UsageError
 from qctl.inventory.model import Consumer, Inventory
 from qctl.inventory.nearest import did_you_mean
 from qctl.ops.lines import Line
 from qctl.units import format_duration
 
-#: A broker that confirms nothing for this long ends the command; what was unconfirmed is said.
+#: A broker that is gone, or confirms nothing, for this long ends the command; what was unconfirmed is said.
 STALL_S = 60.0
+#: How often it is looked whether that has come.
+LOOK_EVERY_S = 1.0
 PROGRESS_EVERY_S = 0.2
 #: What a full queue refused is offered again after this pause.
 REFUSED_PAUSE_S = 0.2
+#: A command that ends early waits this long for the confirms on their way, so that fewer tasks are sent twice.
+LAST_CONFIRMS_S = 1.0
+#: Longest short string of AMQP, in bytes: ids and types.
+MAX_SHORT_BYTES = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,9 @@ def request(
                 f"consumer {consumer_name} has no quota {quota!r}",
                 hint=did_you_mean(quota, list(consumer.cost)) or f"Its quotas are: {known}.",
             )
+    for what, value in (("type", type), ("id", id)):
+        if value is not None and not _fits(value):
+            raise UsageError(f"--{what} must be UTF-8 text of 1 to {MAX_SHORT_BYTES} bytes")
     rung_s = next((step_s for step_s in inventory.ladder_s if step_s >= delay_s), None) if delay_s else None
     if delay_s and rung_s is None:
         raise UsageError(
@@ -97,6 +107,13 @@ def request(
     return Request(consumer, queue, declarations, dict(cost or {}), type, id, rung_s)
 
 
+def _fits(value: str) -> bool:
+    try:
+        return 1 <= len(value.encode()) <= MAX_SHORT_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
 class Enqueuer:
     """Sends one stream of lines. `report` is true at any moment, also after an error or an interrupt."""
 
@@ -107,23 +124,28 @@ class Enqueuer:
         or what is being waited for."""
         self._wanted = wanted
         self._on_progress = on_progress
-        #: by order of sending, ascending: (line number, message) that is not confirmed
-        self._pending: dict[int, tuple[int, Outgoing]] = {}
-        self._sent = 0
-        self._refused: list[int] = []
-        self._publisher: Publisher | None = None
-        self._connection: Connection | None = None
-        self._confirmed = 0
-        self._last_line = skip
-        self._failure: QctlError | None = None
-        self._moved = asyncio.Event()
-        self._moved_s = self._started_s = time.monotonic()
+        self._exchange = topology.RETRY if wanted.delay_s else topology.TASKS
         headers: dict[str, object] = {}
         if wanted.cost:
             headers[COST] = dict(wanted.cost)
         if wanted.delay_s:
             headers[DELAY] = format_duration(wanted.delay_s)
         self._headers = headers or None
+        #: by order of sending, ascending: (line number, message) that is not confirmed
+        self._pending: dict[int, tuple[int, Outgoing]] = {}
+        self._sent = 0
+        self._confirmed = 0
+        self._last_line = skip
+        self._refused: list[int] = []
+        self._connection: Connection | None = None
+        self._publisher: Publisher | None = None
+        self._failure: QctlError | None = None
+        self._moved: asyncio.Future[None] | None = None
+        self._started_s = time.monotonic()
+        self._moved_s = self._started_s  # when the broker last confirmed something, or owed nothing
+        self._lost_s: float | None = None  # when the connection was lost, until something is confirmed again
+        self._why_lost = ""
+        self._pauses = backoff()
 
     @property
     def report(self) -> Report:
@@ -136,40 +158,47 @@ class Enqueuer:
     async def run(
         self, dial: Callable[[], Login], batches: AsyncIterator[list[Line]], connect_timeout_s: float
     ) -> Report:
-        """Send everything. Raises BadLine from `batches` once all before it is confirmed, BrokerUnreachable,
-        BrokerRefused, BrokerBlocked, and QctlError when the queue does not take it."""
-        name = f"qctl enqueue {self._wanted.consumer.name}"
-        self._connection = await connect_within(dial(), name=name, timeout_s=connect_timeout_s)
+        """Send everything; `dial` is asked for the login at each connect.
+
+        Raises what `batches` raises once all before it is confirmed; BrokerUnreachable, BrokerRefused, BrokerBlocked,
+        and QctlError when no queue takes the tasks.
+        """
         progress = asyncio.create_task(self._show_progress())
         try:
-            await self._open()
-            error: Exception | None = None
-            try:
-                async for lines in batches:
-                    for line in lines:
-                        await self._send(dial, line)
-            except QctlError:
-                raise
-            except Exception as failure:  # noqa: BLE001  (a bad line: what came before it is still finished)
-                error = failure
+            await self._connect(dial(), connect_timeout_s)
+            error = await self._send_all(dial, batches)
             while self._pending:
-                await self._progress(dial)
+                await self._tend(dial)
             if error is not None:
                 raise error
             return self.report
         finally:
             progress.cancel()
-            if self._connection is not None:
-                await asyncio.shield(self._connection.close())
+            await asyncio.shield(self._leave())
 
-    async def _open(self) -> None:
-        assert self._connection is not None
-        await topology.ensure(self._connection, self._wanted.declarations)
-        self._publisher = await Publisher.open(self._connection)
+    async def _send_all(self, dial: Callable[[], Login], batches: AsyncIterator[list[Line]]) -> Exception | None:
+        """Send all lines, and look after what is under way while the next ones are waited for; how the lines ended."""
+        while True:
+            coming: asyncio.Future[list[Line] | None] = asyncio.ensure_future(anext(batches, None))
+            try:
+                while not coming.done():
+                    await self._tend(dial, coming)
+            finally:
+                coming.cancel()
+            error = coming.exception()
+            lines = None if error is not None else coming.result()
+            if lines is None:
+                return error if isinstance(error, Exception) else None
+            for line in lines:
+                while not self._may_send():
+                    await self._tend(dial)
+                self._send(line)
 
-    async def _send(self, dial: Callable[[], Login], line: Line) -> None:
-        while self._publisher is None or not self._publisher.room:
-            await self._progress(dial)
+    def _may_send(self) -> bool:
+        publisher = self._publisher
+        return publisher is not None and publisher.room and not self._refused and self._failure is None
+
+    def _send(self, line: Line) -> None:
         wanted = self._wanted
         properties = Properties(
             content_type="application/json",
@@ -179,13 +208,11 @@ class Enqueuer:
             timestamp=int(time.time()),
             type=wanted.type,
         )
-        exchange = topology.RETRY if wanted.delay_s else topology.TASKS
-        outgoing = Outgoing(exchange, wanted.queue, line.body, properties)
         if not self._pending:
             self._moved_s = time.monotonic()  # a slow producer is not a slow broker
         self._sent += 1
         self._last_line = line.number
-        self._pending[self._sent] = (line.number, outgoing)
+        self._pending[self._sent] = (line.number, Outgoing(self._exchange, wanted.queue, line.body, properties))
         self._publish(self._sent)
 
     def _publish(self, order: int) -> None:
@@ -194,83 +221,138 @@ class Enqueuer:
             return
         try:
             self._publisher.send(self._pending[order][1], partial(self._on_result, order))
-        except ChannelLost:
-            self._publisher = None
+        except ChannelLost as error:
+            self._lose(error)
 
     def _on_result(self, order: int, fate: Published) -> None:
         if fate is Published.CONFIRMED:
             del self._pending[order]
             self._confirmed += 1
             self._moved_s = time.monotonic()
+            self._lost_s = None
         elif fate is Published.REFUSED:
             self._refused.append(order)
         elif fate is Published.UNROUTABLE:
             self._failure = QctlError(
-                f"no queue took the task: {self._wanted.queue} is not bound to {topology.TASKS}",
+                f"no queue took the task: {self._wanted.queue} is not bound to {self._exchange}",
                 hint="Somebody unbound or deleted it meanwhile; run the command again, it declares what is missing.",
             )
-        elif fate is Published.LOST:
-            self._publisher = None
-        self._moved.set()
+        if self._moved is not None and not self._moved.done():
+            self._moved.set_result(None)
 
-    async def _progress(self, dial: Callable[[], Login]) -> None:
-        """Wait until something moved; reconnect and send again when the connection is gone."""
+    async def _tend(self, dial: Callable[[], Login], *others: asyncio.Future[Any]) -> None:
+        """Wait until something moved, or one of `others` is done; connect anew, offer again what was refused."""
         if self._failure is not None:
             raise self._failure
         if self._publisher is None:
             await self._reconnect(dial)
-            return
-        self._moved.clear()
-        try:
-            await asyncio.wait_for(self._moved.wait(), 1.0)
-        except TimeoutError:
-            self._check_stall("the broker confirms nothing")
-        if self._refused:
-            self._check_stall("the queue refuses every task")
+        elif self._refused:
+            self._check_stall()
             await asyncio.sleep(REFUSED_PAUSE_S)
             refused, self._refused = self._refused, []
             for order in refused:
                 self._publish(order)
+        else:
+            moved = self._moved = asyncio.get_running_loop().create_future()
+            closed = self._publisher.channel.closed
+            await asyncio.wait({moved, closed, *others}, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            if closed.done():
+                self._lose(closed.result())
+            elif self._pending:
+                self._check_stall()
 
-    def _check_stall(self, why: str) -> None:
+    def _check_stall(self) -> None:
         if time.monotonic() - self._moved_s < STALL_S:
             return
+        if self._connection is not None and self._connection.blocked:
+            raise BrokerBlocked(
+                f"the broker has taken no tasks for {STALL_S:g} s (memory or disk alarm)",
+                hint="See `rabbitmq-diagnostics alarms`; run the command again when the alarm is over.",
+            )
         if self._refused:
             raise BrokerBlocked(
                 f"queue {self._wanted.queue} has refused every task for {STALL_S:g} s",
                 hint="Is it full, or its node in trouble? See `rabbitmqctl list_queues name messages policy`.",
             )
-        if self._connection is not None and self._connection.is_open and self._connection.blocked:
-            raise BrokerBlocked(
-                f"the broker has taken no publishes for {STALL_S:g} s (memory or disk alarm)",
-                hint="See `rabbitmq-diagnostics alarms`; run the command again when the alarm is over.",
-            )
-        raise BrokerUnreachable(f"{why} for {STALL_S:g} s", hint="Is it running? `rabbitmq-diagnostics status` says.")
+        raise BrokerUnreachable(
+            f"the broker has confirmed nothing for {STALL_S:g} s",
+            hint="Has the queue lost its nodes? `rabbitmq-diagnostics status` says.",
+        )
 
-    async def _reconnect(self, dial: Callable[[], Login]) -> None:
-        """Connect anew for at most STALL_S and send what is unconfirmed once more, under the same ids."""
-        for pause_s in backoff():
-            try:
-                if self._connection is not None:
-                    await self._connection.close()
-                self._connection = await connect(dial(), name=f"qctl enqueue {self._wanted.consumer.name}")
-                await self._open()
-                break
-            except BrokerRefused:
-                raise
-            except (BrokerUnreachable, ChannelLost) as error:
-                self._check_stall(f"the broker is gone ({error})")
-            await asyncio.sleep(pause_s)
-        self._refused.clear()
+    async def _connect(self, login: Login, timeout_s: float) -> None:
+        """Connect and send what is pending, once more under the same ids. Raises BrokerUnreachable, BrokerRefused."""
+        name = f"qctl enqueue {self._wanted.consumer.name}"
+        self._connection = await connect_within(login, name=name, timeout_s=timeout_s)
+        try:
+            await topology.ensure(self._connection, self._wanted.declarations)
+            self._publisher = await Publisher.open(self._connection)
+        except ChannelLost as error:
+            self._lose(error)
+            return
+        self._moved_s = time.monotonic()
+        if not self._pending:
+            self._lost_s = None
         for order in list(self._pending):
             self._publish(order)
+
+    async def _reconnect(self, dial: Callable[[], Login]) -> None:
+        """Try once more, after a pause; for STALL_S from the loss on, whether or not it could connect meanwhile."""
+        if self._connection is not None:
+            await self._connection.close()
+        self._refused.clear()
+        await asyncio.sleep(next(self._pauses))
+        assert self._lost_s is not None
+        left_s = self._lost_s + STALL_S - time.monotonic()
+        if left_s <= 0:
+            raise BrokerUnreachable(
+                f"the broker has been gone for {STALL_S:g} s: {self._why_lost}",
+                hint="Go on once it is back; `rabbitmq-diagnostics status` on its machine says how it is.",
+            )
+        try:
+            await self._connect(dial(), left_s)
+        except BrokerUnreachable as error:
+            self._why_lost = error.message
+
+    def _lose(self, lost: ChannelLost) -> None:
+        """The channel is gone: for good when the broker said that it will not have these tasks."""
+        self._publisher = None
+        self._why_lost = str(lost)
+        if self._lost_s is None:
+            self._lost_s = time.monotonic()
+            self._pauses = backoff()
+        if lost.code in (topology.ACCESS_REFUSED, topology.PRECONDITION_FAILED):
+            self._failure = BrokerRefused(
+                f"the broker refuses the tasks: {lost.text}",
+                hint="Check the user's permission to write, and the broker's limit on the size of a message.",
+            )
+
+    async def _leave(self) -> None:
+        """Wait for the confirms on their way, but not for a broker that reads nothing any more."""
+        if self._connection is None:
+            return
+        until_s = time.monotonic() + LAST_CONFIRMS_S
+        while (
+            self._publisher is not None
+            and self._publisher.unconfirmed
+            and self._publisher.channel.is_open
+            and not self._connection.blocked
+            and (left_s := until_s - time.monotonic()) > 0
+        ):
+            moved = self._moved = asyncio.get_running_loop().create_future()
+            closed = self._publisher.channel.closed
+            await asyncio.wait({moved, closed}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._connection.blocked:
+            self._connection.abort("the broker reads nothing at present")
+        await self._connection.close()
 
     async def _show_progress(self) -> None:
         while True:
             await asyncio.sleep(PROGRESS_EVERY_S)
             state = ""
-            if self._publisher is None:
+            if self._lost_s is not None and self._publisher is None:
                 state = "broker lost, trying again"
             elif self._connection is not None and self._connection.blocked:
                 state = "broker blocked"
+            elif self._refused:
+                state = "queue full, trying again"
             self._on_progress(self.report, state)

@@ -1,10 +1,11 @@
 """Quotas: what may be spent, and the record of what was. The heart of qctl.
 
 Here live the limits of an upstream (`policy`), the arithmetic of windows (`window`) and the decisions to pay, wait or
-hold (`admission`), all pure; the durable record of a host (`ledger`, with its sums in `books` and its file in `schema`);
-and one process's share of it in memory (`lease`, with `till` and `renewal`). From outside, use what is named in
-`__all__`. Limits come from the inventory (the worker converts them), instants from the boot clock, units from the tasks;
-they go to STATE/HOST/ledger.sqlite and nowhere else. Nothing here knows a broker, a task or a wall clock.
+hold (`admission`), all pure; the durable record of a host (`ledger`, its sums in `books`, its file in `schema`, `words`
+and `liveness`); and one process's share of it (`lease`: units in memory in `till` and `pool`, its thread in `renewal`,
+its consumers in `standing`). From outside, use what is named in `__all__`. Limits come from the inventory (the worker
+converts them), instants from the boot clock, units from the tasks; all goes to STATE/HOST/ledger.sqlite and nowhere
+else. Nothing here knows a broker, a task or a wall clock.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from qctl.quota.clock import Clock, boot_clock
 from qctl.quota.lease import Leases
 from qctl.quota.ledger import Ledger
 from qctl.quota.policy import Limit, Policy, Window
-from qctl.quota.till import Grant, Priced
+from qctl.quota.pool import Grant, Priced
 from qctl.quota.window import LimitReading, Reading, free_at, free_units
 
 __all__ = [

@@ -86,12 +86,18 @@ class Purse:
             return now_ns
         return free_at(self.reading, units - self.left_units + self.ahead_units, now_ns)
 
-    def payable_if_returned(self, units: int, by_ns: int) -> bool:
-        """Whether `units` can be paid at `by_ns` if all comes back that is out: leases, and what tasks do not use."""
+    def payable_if_returned(self, units: int, now_ns: int, by_ns: int) -> bool:
+        """Whether `units` can be paid by `by_ns` if all comes back that is out: leases, and what tasks do not use.
+
+        A window shorter than that time can be spent more than once in it.
+        """
         if self.reading.blocked_until_ns > by_ns:
             return False
+        parts = self.reading.limits
+        again_units = min(part.limit.units * max(0, (by_ns - now_ns) // part.limit.kept_ns) for part in parts)
         elsewhere_units = self.reading.leased_units - self.left_units
-        return self.left_units + free_units(self.reading, by_ns) + elsewhere_units - self.ahead_units >= units
+        free = free_units(self.reading, by_ns) + again_units
+        return self.left_units + free + elsewhere_units - self.ahead_units >= units
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +113,12 @@ class Need:
 def decide(needs: Sequence[Need], *, now_ns: int, deadline_ns: int) -> Pay | Wait | Hold:
     """Pay, wait or hold; `deadline_ns` is the first failed try + hold_after. The worst of the quotas decides:
 
-    | the next task                        | all that the process holds                          | then |
-    |--------------------------------------|-----------------------------------------------------|------|
-    | payable now                          | any                                                 | Pay  |
-    | not now                              | payable by the deadline                             | Wait until the task is payable |
-    | not now, the deadline is ahead       | payable by then if what is out elsewhere comes back | Wait until the deadline |
-    | not now                              | not even then, or the deadline is past              | Hold |
+    | the next task  | all that the process holds                          | then                                  |
+    |----------------|-----------------------------------------------------|---------------------------------------|
+    | is payable now | any                                                 | Pay                                   |
+    | is not         | payable by the deadline, the deadline is ahead      | Wait until the task is payable        |
+    | is not         | payable by then if all that is out comes back       | Wait until then, or until the deadline |
+    | is not         | not even then, or the deadline is past              | Hold                                  |
     """
     worst: Pay | Wait | Hold = Pay()
     for need in needs:
@@ -121,10 +127,9 @@ def decide(needs: Sequence[Need], *, now_ns: int, deadline_ns: int) -> Pay | Wai
             continue
         soon_ns = purse.payable_at(need.cost_units, now_ns)
         all_ns = purse.payable_at(need.backlog_units, now_ns)
-        if now_ns < deadline_ns and all_ns is not None and soon_ns is not None and all_ns <= deadline_ns:
-            verdict: Wait | Hold = Wait(soon_ns)
-        elif now_ns < deadline_ns and purse.payable_if_returned(need.backlog_units, deadline_ns):
-            verdict = Wait(deadline_ns)
+        in_time = all_ns is not None and all_ns <= deadline_ns
+        if now_ns < deadline_ns and (in_time or purse.payable_if_returned(need.backlog_units, now_ns, deadline_ns)):
+            verdict: Wait | Hold = Wait(deadline_ns if soon_ns is None else min(soon_ns, deadline_ns))
         else:
             verdict = Hold(need.quota, _cause(purse.reading, now_ns), soon_ns)
         worst = _worse(worst, verdict)

@@ -21,7 +21,7 @@ from qctl.quota.words import MAX_QUOTAS
 _ANCIENT_NS = -(2**62)
 #: More than any limit, and small enough that no sum overflows: what may have been spent when nothing is known.
 _UNKNOWN_UNITS = 10**15
-#: Near the end of a window each process is offered one half of its even share, so that the last units reach who needs them.
+#: Near the end of a window a process is offered a half of its even share: the last units must reach who needs them.
 _SHARE_DIVISOR = 2
 
 
@@ -61,7 +61,7 @@ def seen(connection: sqlite3.Connection, now_ns: int) -> None:
 
 
 def follow_clock(connection: sqlite3.Connection, clock: Clock) -> None:
-    """After a reboot, or if the boot clock runs back: nobody knows how long ago anything was, so all of it was just now."""
+    """After a reboot, or if the boot clock runs back, nobody knows how long ago anything was: all was just now."""
     boot_id, seen_ns = connection.execute("SELECT boot_id, seen_ns FROM meta").fetchone()
     now_ns = clock.now_ns()
     if boot_id == clock.boot_id() and now_ns >= seen_ns:
@@ -189,7 +189,8 @@ def readings(connection: sqlite3.Connection, known: Mapping[str, Account], now_n
         leased.setdefault(quota_id, {})[process] = units
     spent: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for quota_id, period_ns, expires_ns, units in connection.execute(
-        "SELECT quota, period_ns, expires_ns, units FROM spent WHERE expires_ns > ? ORDER BY quota, period_ns, expires_ns",
+        "SELECT quota, period_ns, expires_ns, units FROM spent WHERE expires_ns > ?"
+        " ORDER BY quota, period_ns, expires_ns",
         (now_ns,),
     ):
         spent.setdefault((quota_id, period_ns), []).append((expires_ns, units))
@@ -217,6 +218,7 @@ class Desk:
         self._process = process
         self._now_ns = now_ns
         self._free: dict[int, int] = {}
+        self._processes: int
         self._added: dict[int, int] = {}
         self._claims = {quota_id: list(found) for quota_id, found in _claims(connection, now_ns).items()}
         (self._processes,) = connection.execute("SELECT count(*) FROM processes").fetchone()
@@ -266,7 +268,8 @@ class Desk:
     def store(self) -> None:
         """Write down what was leased."""
         self._connection.executemany(
-            "INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT(process, quota) DO UPDATE SET units = units + excluded.units",
+            "INSERT INTO leases VALUES (?, ?, ?)"
+            " ON CONFLICT(process, quota) DO UPDATE SET units = units + excluded.units",
             [(self._process, quota_id, units) for quota_id, units in self._added.items()],
         )
 

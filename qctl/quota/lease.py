@@ -12,8 +12,10 @@ from qctl.quota.admission import Cause, Hold, Standing
 from qctl.quota.clock import Clock
 from qctl.quota.ledger import Exchange, Ledger
 from qctl.quota.policy import NS_PER_S, Policy
+from qctl.quota.pool import Grant, Priced, Tally, Waiter
 from qctl.quota.renewal import Renewal
-from qctl.quota.till import Grant, Priced, Tally, Till, Waiter
+from qctl.quota.schema import ROUND_PATIENCE_S
+from qctl.quota.till import Till
 from qctl.quota.window import Reading
 
 #: A waiting thread answers itself after hold_after and this: the ledger's thread may hang in the disk.
@@ -73,6 +75,7 @@ class Leases:
         except BaseException:
             ledger.close()
             raise
+        ledger.patience_s = ROUND_PATIENCE_S
         leases._renewal.start()
         return leases
 
@@ -94,7 +97,7 @@ class Leases:
     @property
     def broken(self) -> LedgerError | None:
         """Why the ledger cannot be used at present; what is in memory may still be spent."""
-        return self._renewal.broken
+        return self._renewal.standings.broken
 
     def register(
         self, consumer: str, cost: Mapping[str, int], *, backlog: Callable[[], Mapping[str, int]] = _nothing
@@ -120,14 +123,11 @@ class Leases:
 
     def withdraw(self, consumer: str) -> None:
         """The consumer is paused or draining: no claims, no standing; who waits gets Hold(WITHDRAWN). Grants stay."""
-        for waiter in self._renewal.withdraw(consumer):
-            waiter.done(Hold(None, Cause.WITHDRAWN))
+        self._renewal.withdraw(consumer)
 
     def standing(self, consumer: str) -> Standing:
         """Where the consumer stands now; Hold(WITHDRAWN) if it is not registered."""
-        with self._till.lock:
-            entry = self._renewal.entries.get(consumer)
-            return entry.standing if entry and not self._closed else Standing(Hold(None, Cause.WITHDRAWN))
+        return self._renewal.standings.of(consumer)
 
     def acquire(self, priced: Priced) -> Grant | Hold:
         """Reserve, waiting up to hold_after where it is worth it; Hold: give the delivery back."""
@@ -147,7 +147,7 @@ class Leases:
         return isinstance(answer, Grant)
 
     def block(self, quota: str, until_ns: int) -> None:
-        """The upstream said: nothing before `until_ns`. Binds at once in all processes of the host. Raises LedgerError."""
+        """The upstream said: nothing before `until_ns`. Binds all processes of the host at once. Raises LedgerError."""
         self._ledger.block(quota, until_ns)
         self._wake()
 
@@ -159,17 +159,20 @@ class Leases:
 
     def readings(self) -> Mapping[str, Reading]:
         """What the ledger said last, a second ago at most; asks no disk."""
-        return self._renewal.readings
+        return self._renewal.standings.readings
 
     def close(self) -> None:
         """Give back what is unspent and leave. What no task has settled counts as spent. Raises LedgerError."""
         if self._closed:
             return
         self._closed = True
+        for entry in self._renewal.standings.all():
+            self.withdraw(entry.priced.consumer)
         self._renewal.stop()
+        for waiter in tuple(self._till.waiters):
+            if self._till.dequeue(waiter):
+                waiter.done(Hold(None, Cause.WITHDRAWN))
         try:
-            for consumer in tuple(self._renewal.entries):
-                self.withdraw(consumer)
             statement = self._till.state({quota: pool.left for quota, pool in self._till.pools.items()})
             self._ledger.exchange(Exchange(held=statement.held, settled=statement.settled, doubtful=statement.doubtful))
             self._ledger.leave()

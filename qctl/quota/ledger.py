@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,10 +69,15 @@ class Response:
 
 
 class Ledger:
-    """An open ledger file. A process that ends without `leave` counts as dead, `close` or not. Any thread may call; calls follow one another. Every method raises LedgerError."""
+    """An open ledger file. Any thread may call; every method raises LedgerError.
+
+    A process that joined counts as dead when it closes, or ends in any other way, without having left.
+    """
 
     def __init__(self, directory: Path, *, clock: Clock) -> None:
         self.clock = clock
+        #: How long each operation waits for those of other processes.
+        self.patience_s = schema.PATIENCE_S
         self.process = secrets.token_hex(8)
         self.ledger_id = ""
         self.fresh = False
@@ -96,7 +101,7 @@ class Ledger:
         schema.prepare(directory)
         ledger = cls(directory, clock=clock or boot_clock())
         with ledger._mutex, schema.sqlite_errors(ledger._path):
-            ledger._reopen(assume_spent=assume_spent)
+            ledger._connection = ledger._reopen(assume_spent=assume_spent)
         return ledger
 
     @property
@@ -156,10 +161,10 @@ class Ledger:
                 books.block(connection, account, until_ns)
                 self.words.set_epoch(account.quota_id, account.epoch + 1)
 
-    def epochs(self) -> dict[str, tuple[int, int]]:
-        """Id and epoch of each quota."""
+    def slots(self) -> dict[str, int]:
+        """Where the shared page has the epoch of each quota."""
         with self._reading() as connection:
-            return {name: (it.quota_id, it.epoch) for name, it in books.accounts(connection).items()}
+            return {name: account.quota_id for name, account in books.accounts(connection).items()}
 
     # -- units
 
@@ -171,7 +176,7 @@ class Ledger:
                 return Response(void=True)
             now_ns = self.clock.now_ns()
             accounts = books.accounts(connection)
-            for name, account in accounts.items():
+            for account in accounts.values():
                 self.words.set_epoch(account.quota_id, account.epoch)
             self._book(connection, accounts, request, now_ns)
             for consumer in request.unclaim:
@@ -200,6 +205,11 @@ class Ledger:
         """All that is known about each quota; takes no write lock."""
         with self._reading() as connection:
             return books.readings(connection, books.accounts(connection), self.clock.now_ns())
+
+    def probe(self) -> None:
+        """Whether the ledger can be written: write nothing new, to the disk."""
+        with self._writing() as connection:
+            books.seen(connection, self.clock.now_ns())
 
     def close(self) -> None:
         """Close the file and free the process's lock. Whoever did not `leave` before counts as dead."""
@@ -253,7 +263,7 @@ class Ledger:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._connected() as connection:
-            schema.patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+            self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
             books.follow_clock(connection, self.clock)
             before = connection.total_changes
             yield connection
@@ -261,14 +271,14 @@ class Ledger:
                 connection.execute("ROLLBACK")
                 return
             books.seen(connection, self.clock.now_ns())
-            schema.patiently(lambda: connection.execute("COMMIT"))
+            self._patiently(lambda: connection.execute("COMMIT"))
             self.mark = self.words.changed()
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with self._connected() as connection:
             connection.execute("BEGIN")
-            schema.patiently(lambda: connection.execute("SELECT 1 FROM meta").fetchone())
+            self._patiently(lambda: connection.execute("SELECT 1 FROM meta").fetchone())
             yield connection
             connection.execute("COMMIT")
 
@@ -279,9 +289,8 @@ class Ledger:
                 raise LedgerError(f"the ledger {self._path} is closed")
             if self._connection is None:
                 # Not a first start: a file that has vanished since is no reason to forget what was spent.
-                self._reopen(assume_spent=True)
+                self._connection = self._reopen(assume_spent=True)
             connection = self._connection
-            assert connection is not None
             try:
                 yield connection
             except BaseException as error:
@@ -292,10 +301,10 @@ class Ledger:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _reopen(self, *, assume_spent: bool) -> None:
-        connection = schema.connect(self._path)
+    def _reopen(self, *, assume_spent: bool) -> sqlite3.Connection:
+        connection = schema.connect(self._path, patience_s=self.patience_s)
         try:
-            schema.patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+            self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
             self.fresh = books.create(connection, clock=self.clock, assume_spent=assume_spent)
             books.follow_clock(connection, self.clock)
             # A page in use is never unmapped here: other threads read it on every spend.
@@ -303,12 +312,15 @@ class Ledger:
             if self.fresh:
                 self._configure(connection, self._policies.values())
             (self.ledger_id,) = connection.execute("SELECT ledger_id FROM meta").fetchone()
-            schema.patiently(lambda: connection.execute("COMMIT"))
+            self._patiently(lambda: connection.execute("COMMIT"))
             self.mark = self._words.changed()
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
+        return connection
+
+    def _patiently(self, attempt: Callable[[], object]) -> None:
+        schema.patiently(attempt, patience_s=self.patience_s)
 
     def _disconnect(self) -> None:
         if self._connection:

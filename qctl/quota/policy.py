@@ -79,8 +79,8 @@ class Policy:
 def enforced(policy: Policy) -> tuple[Limit, ...]:
     """The sliding limits that keep to `policy`, one per period, sorted by period.
 
-    `FIXED`: at most N in *any* window implies at most N in each of the upstream's windows. `PACED`: at most `burst` in any
-    window of burst intervals implies burst + rate * T in any T, which is what a leaky bucket admits.
+    `FIXED`: at most N in *any* window implies at most N in each of the upstream's windows. `PACED`: at most `burst` in
+    any window of `burst` intervals implies burst + rate * T in any T, which is what a leaky bucket admits.
     """
     tightest: dict[int, int] = {}
     for limit in policy.limits:

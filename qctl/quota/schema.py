@@ -18,8 +18,10 @@ FILE = "ledger.sqlite"
 WORDS_FILE = "ledger.epochs"
 PROCESSES = "processes"
 SCHEMA_VERSION = 1
-#: How long a reader or writer waits for the others. Sixteen commits on a slow disk fit in; a stopped holder does not.
-BUSY_S = 0.5
+#: How long who starts or commands waits for the others' transactions.
+PATIENCE_S = 5.0
+#: How long the ledger's thread does: many commits fit in, and those who wait for it must hear their no in time.
+ROUND_PATIENCE_S = 0.5
 #: Longest pause between two tries: a waiting process should not miss the gap between two others' commits.
 _PAUSE_S = 0.004
 
@@ -68,11 +70,11 @@ def prepare(directory: Path) -> None:
         ) from error
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the file. Rollback journal (WAL can corrupt before SQLite 3.51.3), full sync: a commit outlives a power cut."""
+def connect(path: Path, *, patience_s: float) -> sqlite3.Connection:
+    """Open the file, with a rollback journal (WAL can corrupt it before SQLite 3.51.3) and every commit synced."""
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
-        patiently(lambda: connection.execute("PRAGMA journal_mode=TRUNCATE").fetchone())
+        patiently(lambda: connection.execute("PRAGMA journal_mode=TRUNCATE").fetchone(), patience_s=patience_s)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
     except BaseException:
@@ -86,7 +88,7 @@ def is_busy(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def patiently(attempt: Callable[[], T], *, patience_s: float = BUSY_S) -> T:
+def patiently(attempt: Callable[[], T], *, patience_s: float) -> T:
     """Do `attempt` again while the file is locked by another. SQLite's own waiting sleeps up to 100 ms at a time."""
     deadline_s = time.monotonic() + patience_s
     pause_s = 0.0002
@@ -96,7 +98,7 @@ def patiently(attempt: Callable[[], T], *, patience_s: float = BUSY_S) -> T:
         except sqlite3.OperationalError as error:
             if not is_busy(error) or time.monotonic() >= deadline_s:
                 raise
-        time.sleep(pause_s * (0.5 + random.random()))
+        time.sleep(pause_s * (0.5 + random.random()))  # noqa: S311 (spreads processes, hides nothing)
         pause_s = min(2 * pause_s, _PAUSE_S)
 
 

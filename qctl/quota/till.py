@@ -11,100 +11,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from qctl.quota.admission import Hold
-
-#: Units of one quota, by pool: what a task costs or has reserved.
-Lines = tuple[tuple["Pool", int], ...]
-
-
-class Pool:
-    """One quota in one process."""
-
-    __slots__ = (
-        "quota", "slot", "view", "epoch", "grain_ns", "left", "set_aside", "running", "low", "thirsty", "taken",
-        "pending", "doubtful", "earmarks", "restate",
-    )  # fmt: skip
-
-    def __init__(self, quota: str, slot: int, view: memoryview, grain_ns: int) -> None:
-        self.quota = quota
-        #: Where the shared page has the quota's epoch; leases of another epoch are void.
-        self.slot, self.view, self.epoch = slot, view, -1
-        self.grain_ns = grain_ns
-        #: Units to spend, of which some are set aside for those who wait and for earmarks.
-        self.left = self.set_aside = 0
-        self.running = 0
-        #: At or below this many left, lease more.
-        self.low = -1
-        self.thirsty = False
-        #: Units ever taken: who did not take lately is idle.
-        self.taken = 0
-        self.pending: dict[int, int] = {}
-        self.doubtful: dict[int, int] = {}
-        #: Units leased for a consumer that is coming back.
-        self.earmarks: dict[str, int] = {}
-        #: The ledger has more as leased than is here: it should hear so soon.
-        self.restate = False
-
-    @property
-    def valid(self) -> bool:
-        """Whether what is left may be spent: no limit was changed and no block set since it was leased."""
-        return bool(self.view[self.slot] == self.epoch)
-
-
-class Tally:
-    """Tasks admitted of one consumer."""
-
-    __slots__ = ("tasks",)
-
-    def __init__(self) -> None:
-        self.tasks = 0
-
-
-class Priced:
-    """What a task of `consumer` costs, made ready for taking. Reusable; made by Leases.register and Leases.price."""
-
-    __slots__ = ("consumer", "lines", "tally")
-
-    def __init__(self, consumer: str, lines: Lines, tally: Tally) -> None:
-        self.consumer = consumer
-        self.lines = lines
-        self.tally = tally
-
-    @property
-    def cost(self) -> dict[str, int]:
-        """Units by quota."""
-        return {pool.quota: units for pool, units in self.lines}
-
-
-class Grant:
-    """Units reserved for one task, until it is settled. Belongs to that task."""
-
-    __slots__ = ("era", "lines", "open", "priced")
-
-    def __init__(self, priced: Priced, era: int) -> None:
-        self.priced = priced
-        self.lines = priced.lines
-        #: Which limits it was reserved under: what comes back from earlier ones goes to the ledger, not to the next task.
-        self.era = era
-        self.open = True
-
-    def reserved(self, quota: str) -> int:
-        """Units of `quota` that the task may still spend."""
-        return sum(units for pool, units in self.lines if pool.quota == quota)
-
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """Someone who could not be paid from memory. `grant`: a running task that needs more; it is never held."""
-
-    priced: Priced
-    done: Callable[[Grant | Hold], None]
-    since_ns: int
-    grant: Grant | None = None
-    #: When to ask the ledger (again).
-    try_ns: int = 0
+from qctl.quota.pool import Grant, Lines, Pool, Priced, Waiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +23,7 @@ class Statement:
     held: Mapping[str, int]
     settled: Mapping[str, Mapping[int, int]]
     doubtful: Mapping[str, Mapping[int, int]]
-    given_back: Mapping[str, int] = field(default_factory=dict)
+    given_back: Mapping[str, int]
 
 
 class Till:
@@ -235,7 +144,32 @@ class Till:
                         pool.left += units
         return served
 
+    def due(self, now_ns: int, most: int) -> list[Waiter]:
+        """The first who wait for the ledger to be asked."""
+        with self.lock:
+            return [waiter for waiter in self.waiters if waiter.try_ns <= now_ns][:most]
+
+    def left_for(self, quota: str, consumer: str) -> int:
+        """Units in memory that `consumer` may have."""
+        with self.lock:
+            pool = self.pools[quota]
+            kept_for_others = sum(units for name, units in pool.earmarks.items() if name != consumer)
+            return max(0, pool.left - kept_for_others) if pool.valid else 0
+
     # -- exchanges
+
+    def bind(self, slots: Mapping[str, int], grains_ns: Mapping[str, int], view: memoryview) -> None:
+        """Have a pool for each quota, looking at its word of the shared page."""
+        with self.lock:
+            for quota, slot in slots.items():
+                if quota not in self.pools:
+                    # A new mapping, since other threads may be going through the old one.
+                    self.pools = {**self.pools, quota: Pool(quota, slot, view, grains_ns[quota])}
+                pool = self.pools[quota]
+                if pool.view is not view or pool.slot != slot:
+                    self._void(pool)
+                    pool.epoch, pool.slot, pool.view = -1, slot, view
+                pool.grain_ns = grains_ns[quota]
 
     def state(self, give_back: Mapping[str, int]) -> Statement:
         """Take what is to be settled and given back out of the pools. give_back: the most, by quota.
@@ -294,10 +228,11 @@ class Till:
             for pool in self.pools.values():
                 self._void(pool)
 
-    def earmark(self, consumer: str, lines: Lines) -> None:
+    def earmark(self, consumer: str, cost: Mapping[str, int]) -> None:
         """Add units that were leased for `consumer`, and keep them for it until `unmark`."""
         with self.lock:
-            for pool, units in lines:
+            for quota, units in cost.items():
+                pool = self.pools[quota]
                 pool.left += units
                 pool.set_aside += units
                 pool.earmarks[consumer] = pool.earmarks.get(consumer, 0) + units

@@ -1,8 +1,8 @@
 """Arithmetic of sliding windows: what is used, and when there is more. Pure, in whole nanoseconds.
 
-A unit counts from its reservation on (as leased), and from its settlement on (as spent) until one stretched period after
-the last instant at which the upstream can have counted it. That instant is rounded up to the end of its bucket, never
-down, so that every error of this module is on the side of fewer calls.
+A unit counts from its reservation on (as leased), and from its settlement on (as spent) until one stretched period
+after the last instant at which the upstream can have counted it. That instant is rounded up to the end of its bucket,
+never down, so that every error of this module is on the side of fewer calls.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A page of memory that all processes of a host share: what must be seen at once, without asking the disk.
 
-Word 0 is a mark that every change of the ledger replaces; word N is the epoch of the quota with id N. The ledger file is the truth: words
-only say "look again", and every exchange sets right what a crash left wrong.
+Word 0 is a mark that every change of the ledger replaces; word N is the epoch of the quota with id N. The ledger file
+is the truth: words only say "look again", and every exchange sets right what a crash left wrong.
 """
 
 from __future__ import annotations

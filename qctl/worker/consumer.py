@@ -114,7 +114,7 @@ class LiveConsumer:
         self._publisher = publisher
         self._holds: dict[str, str] = {}
         self._draining = False
-        self._subscriptions: dict[str, Subscription] = {}
+        self._served: set[str] = set()
         self._keepers: set[asyncio.Event] = set()
         self._settled: deque[Settled] = deque()
         self._forwarding: set[asyncio.Task[None]] = set()
@@ -131,7 +131,7 @@ class LiveConsumer:
     @property
     def state(self) -> State:
         """What it is now."""
-        if not self._subscriptions:
+        if not self._served:
             return State.DOWN
         if self._draining:
             return State.DRAINING
@@ -215,34 +215,31 @@ class LiveConsumer:
         while connection.is_open:
             try:
                 await topology.ensure(connection, self._declarations)
-                subscription = await Subscription.open(connection, queue, tag, self._deliver)
-                self._subscriptions[queue] = subscription
-                await self._follow(subscription, changed)
+                self._served.add(queue)
+                await self._follow(connection, queue, tag, changed)
             except (ChannelLost, QctlError) as error:
                 self.why_down = str(error)
-            self._subscriptions.pop(queue, None)
+            self._served.discard(queue)
             self._show()
             if connection.is_open:
                 await asyncio.wait({connection.closed}, timeout=next(pauses))
         self._keepers.discard(changed)
 
-    async def _follow(self, subscription: Subscription, changed: asyncio.Event) -> None:
-        """Subscribe and cancel as wanted until the channel is lost, which is raised."""
-        lost = subscription.channel.closed
-        while not lost.done():
-            changed.clear()
-            if subscription.consuming and (not self.wanted or subscription.prefetch != self._prefetch):
-                await subscription.cancel()
-                log.debug("%s cancel-ok tag=%s", self.address, subscription.tag)
-            elif self.wanted and not subscription.consuming:
-                await subscription.consume(self._prefetch)
-                self._show()
-            else:
-                self._show()
-                waiting: asyncio.Future[Any] = asyncio.ensure_future(changed.wait())
-                await asyncio.wait({waiting, lost}, return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
-        raise lost.result()
+    async def _follow(self, connection: Connection, queue: str, tag: str, changed: asyncio.Event) -> None:
+        """Subscribe and cancel as wanted until a channel or the connection is lost, which is raised."""
+        while True:
+            self._show()
+            await _either(changed, connection.closed, until=lambda: self.wanted)
+            subscription = await Subscription.open(connection, queue, tag, self._deliver)
+            await subscription.consume(self._prefetch)
+            self._show()
+            await _either(
+                changed,
+                subscription.lost,
+                until=lambda: not self.wanted or subscription.prefetch != self._prefetch,  # noqa: B023
+            )
+            await subscription.cancel()
+            log.debug("%s cancel-ok tag=%s", self.address, subscription.tag)
 
     # Deliveries in, settlements out
 
@@ -352,6 +349,18 @@ class LiveConsumer:
         # A directed task comes back to its own host's queue, but dies where its consumer's dead letters lie.
         exchange, key = (topology.DEAD, self._work_queue) if is_dead else (topology.RETRY, delivery.subscription.queue)
         return Outgoing(exchange, key, delivery.body, properties)
+
+
+async def _either(changed: asyncio.Event, lost: asyncio.Future[ChannelLost], *, until: Callable[[], bool]) -> None:
+    """Wait until `until` is true, looking again whenever `changed` is set. Raises what `lost` holds once it is done."""
+    while not lost.done():
+        changed.clear()
+        if until():
+            return
+        waiting: asyncio.Future[Any] = asyncio.ensure_future(changed.wait())
+        await asyncio.wait([waiting, lost], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+    raise lost.result()
 
 
 def answer_of(settled: Settled) -> Outgoing:

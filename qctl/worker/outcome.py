@@ -53,10 +53,15 @@ def dead(reason: DeadReason, error: str) -> Outcome:
 
 def explain(error: BaseException) -> str:
     """One line for a failure: `ValueError: no such user`."""
-    words = str(error)
-    if isinstance(error, Retry | RateLimited | Reject | TimedOut | Malformed):
-        return wire.short(words)
-    return wire.short(f"{type(error).__name__}: {words}" if words else type(error).__name__)
+    kind = type(error).__name__
+    try:
+        words = wire.short(str(error))
+    # The error is the user's code too; one that cannot say what it is must not take the task's ending with it.
+    except Exception:  # noqa: BLE001
+        words = ""
+    if words and isinstance(error, Retry | RateLimited | Reject | TimedOut | Malformed):
+        return words
+    return wire.short(f"{kind}: {words}" if words else kind)
 
 
 def decide(

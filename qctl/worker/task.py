@@ -10,7 +10,9 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from qctl.broker.message import Malformed, Message, decode_json
 from qctl.errors import LedgerError
@@ -25,11 +27,12 @@ log = logging.getLogger(__name__)
 
 #: Seconds without new grants after a 429 that does not say how long.
 UNSAID_RETRY_AFTER_S = 5.0
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Tariff:
-    """Which quota a call counts against. `prefixes`: (URL prefix, quota), longest first; `default`: for the rest."""
+    """Which quota a call counts against. `prefixes`: (normal URL prefix, quota), longest first; `default`: the rest."""
 
     prefixes: tuple[tuple[str, str], ...]
     default: str | None
@@ -37,10 +40,23 @@ class Tariff:
 
     def quota_of(self, url: str) -> str | None:
         """The quota that pays for a call of `url`, None for a call that costs nothing."""
-        for prefix, quota in self.prefixes:
-            if url.startswith(prefix):
-                return quota
+        if self.prefixes:
+            address = normal(url)
+            for prefix, quota in self.prefixes:
+                if address.startswith(prefix):
+                    return quota
         return self.default
+
+
+def normal(url: str) -> str:
+    """The one spelling of a URL: another way to write the same server must not be a way around its quota."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port not in (None, _DEFAULT_PORTS.get(parts.scheme)) else ""
+    except ValueError:
+        return url
+    host = (parts.hostname or "").rstrip(".")
+    return f"{parts.scheme}://{host}{port}{parts.path or '/'}"
 
 
 def tariff(cost: Mapping[str, int], urls: Mapping[str, tuple[str, ...]]) -> Tariff:
@@ -48,7 +64,8 @@ def tariff(cost: Mapping[str, int], urls: Mapping[str, tuple[str, ...]]) -> Tari
 
     A quota without urls takes every call that no other one claims.
     """
-    prefixes = sorted(((url, quota) for quota in cost for url in urls.get(quota, ())), key=lambda pair: -len(pair[0]))
+    found = ((normal(url), quota) for quota in cost for url in urls.get(quota, ()))
+    prefixes = sorted(found, key=lambda pair: -len(pair[0]))
     default = next((quota for quota in cost if not urls.get(quota)), None)
     return Tariff(tuple(prefixes), default, frozenset(cost))
 
@@ -196,8 +213,8 @@ class Task:
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """The message's headers, as they came."""
-        return self._message.headers
+        """The message's headers, as they came; not to be changed, since a retry keeps them."""
+        return MappingProxyType(self._message.headers)
 
     @property
     def id(self) -> str:

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 
-@contextmanager
-def demo(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+@contextlib.contextmanager
+def demo(directory: Path, *arguments: str, stderr: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """The command with `directory` as its place for temporary files, so that whatever it starts can be told by it."""
     with subprocess.Popen(
         [sys.executable, "-m", "qctl", "demo", *arguments],
-        env={**os.environ, "TMPDIR": str(directory), "QCTL_USERNAME": "nobody", "QCTL_PASSWORD": "wrong"},
+        env={
+            **os.environ,
+            "TERM": "xterm",
+            "TMPDIR": str(directory),
+            "QCTL_USERNAME": "nobody",
+            "QCTL_PASSWORD": "wrong",
+        },
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         start_new_session=True,
     ) as process:
@@ -58,15 +69,43 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
     pytest.fail(f"it never said {words!r}: {''.join(said)}")
 
 
+class Terminal:
+    """A terminal of 100 columns; `shown` is all that was written to it, once it is closed."""
+
+    def __init__(self) -> None:
+        self._master, self.end = pty.openpty()
+        fcntl.ioctl(self.end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        self._chunks: list[bytes] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+            while chunk := os.read(self._master, 65_536):
+                self._chunks.append(chunk)
+
+    def close(self) -> None:
+        os.close(self.end)
+        self._reader.join()
+        os.close(self._master)
+
+    @property
+    def shown(self) -> str:
+        return b"".join(self._chunks).decode()
+
+
 @pytest.mark.timeout(110)
 def test_given_two_servers_and_one_queue_when_the_demo_has_run_then_every_promise_was_kept_and_nothing_is_left(
     tmp_path: Path,
 ) -> None:
-    with demo(tmp_path, "--window", "20s", "-o", "json") as process:
-        out, err = process.communicate()
+    with (
+        contextlib.closing(Terminal()) as terminal,
+        demo(tmp_path, "--window", "20s", "-o", "json", stderr=terminal.end) as process,
+    ):
+        out, _ = process.communicate()
 
-    assert process.returncode == 0, err
     judged = json.loads(out)
+    assert process.returncode == 0, judged
     assert judged["kept"] is True
     assert [promise["kept"] for promise in judged["promises"]] == [True] * 5
     hosts = {item["host"]: item for item in judged["items"]}
@@ -75,12 +114,14 @@ def test_given_two_servers_and_one_queue_when_the_demo_has_run_then_every_promis
     assert hosts["web-1"]["most_in_any_window"] <= 200
     assert hosts["web-2"]["most_in_any_window"] <= 1000
     assert hosts["all"] | {"refused": 0, "done": 1800, "lost": 0, "twice": 0} == hosts["all"]
-    assert "kept    No server made more calls in any window than its limit." in err
+    assert "200/200" in terminal.shown
+    assert "600 waiting, 0 subscribed" in terminal.shown
+    assert "kept    No server made more calls in any window than its limit." in terminal.shown
     assert list(tmp_path.iterdir()) == []
     assert processes_of(tmp_path) == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_given_a_demo_amid_its_first_window_when_interrupted_twice_then_it_exits_130_and_nothing_is_left(
     tmp_path: Path, number: signal.Signals
 ) -> None:

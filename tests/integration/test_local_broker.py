@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 
 from qctl.broker import node as node_files
 from qctl.broker.local import LocalNode, NodeInfo, NodeState, local_directory, private_node, running_node
-from qctl.errors import BrokerUnreachable, QctlError
+from qctl.errors import BrokerUnreachable, QctlError, UsageError
 
 _STEP_TIMEOUT_S = 60.0
 
@@ -28,7 +29,7 @@ _STEP_TIMEOUT_S = 60.0
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
     """A folder whose name needs quoting, with no inventory; whatever a test leaves running in it is ended."""
-    folder = tmp_path / "a team's broker ü"
+    folder = tmp_path / "the team broker ü"
     folder.mkdir()
     yield folder
     LocalNode(local_directory(folder / "inventory.yaml")).stop(timeout_s=0.0)
@@ -110,14 +111,12 @@ def test_up_status_and_down_may_all_be_said_twice(home: Path) -> None:
     directory = local_directory(home / "inventory.yaml")
 
     # given two operators who say `up` at once
-    both = [
-        subprocess.Popen(command("broker", "up", "-o", "json"), cwd=home, env=environment(home), stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    documents = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+    with ThreadPoolExecutor(2) as operators:
+        both = list(operators.map(lambda _: qctl(home, "broker", "up", "-o", "json"), range(2)))
+    documents = [json.loads(up.stdout) for up in both]
 
     # then both find the same node
-    assert [process.returncode for process in both] == [0, 0]
+    assert [up.returncode for up in both] == [0, 0]
     assert documents[0] == documents[1]
     again = qctl(home, "broker", "up", "-o", "json")
     assert json.loads(again.stdout) == documents[0]
@@ -193,12 +192,12 @@ def test_a_node_that_crashed_is_noticed_and_comes_back_with_its_data(home: Path)
 def test_an_up_that_is_cut_short_leaves_nothing_that_down_does_not_end(home: Path, number: signal.Signals) -> None:
     # given an `up` that has started the node and waits for it
     directory = local_directory(home / "inventory.yaml")
-    starting = subprocess.Popen(command("broker", "up"), cwd=home, env=environment(home), stderr=subprocess.PIPE)
-    await_pid(directory)
+    with subprocess.Popen(command("broker", "up"), cwd=home, env=environment(home), stderr=subprocess.PIPE) as starting:
+        await_pid(directory)
 
-    # when it is interrupted, or killed
-    starting.send_signal(number)
-    _, words = starting.communicate(timeout=60)
+        # when it is interrupted, or killed
+        starting.send_signal(number)
+        _, words = starting.communicate(timeout=60)
 
     # then Ctrl-C leaves nothing running, and of a kill nothing remains after `down`
     if number == signal.SIGINT:
@@ -227,6 +226,15 @@ def test_a_node_that_does_not_start_says_why_and_leaves_nothing(home: Path) -> N
     # then the reason is in the hint, and nothing runs
     assert "no.such.setting" in failed.value.hint
     await_none_left(directory)
+
+
+@pytest.mark.parametrize("mark", ["'", '"'])
+def test_a_folder_that_rabbitmq_cannot_live_in_is_refused_at_once(home: Path, mark: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        LocalNode(home / f"bob{mark}s").start()
+
+    assert "quotation mark" in refused.value.message
+    assert not (home / f"bob{mark}s").exists()
 
 
 def test_without_rabbitmq_on_the_machine_the_next_step_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

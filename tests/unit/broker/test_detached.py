@@ -106,12 +106,16 @@ def test_it_outlives_the_command_that_started_it(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_waits_until_the_process_is_written_down() -> None:
-    # given signals are held
-    written_down = False
-    with pytest.raises(KeyboardInterrupt), signals_held():
-        # when Ctrl-C comes
-        os.kill(os.getpid(), signal.SIGINT)
-        written_down = True
+    written_down = []
+
+    def start_and_write_down() -> None:
+        with signals_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            written_down.append("process")
+
+    # when Ctrl-C comes between a start and its record
+    with pytest.raises(KeyboardInterrupt):
+        start_and_write_down()
 
     # then what was begun is finished first
-    assert written_down
+    assert written_down == ["process"]

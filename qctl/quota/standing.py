@@ -1,0 +1,276 @@
+"""Where the consumers of a process stand, judged from what is in memory and the ledger's last readings.
+
+Only the ledger's thread judges; others register, withdraw and ask. What the judgement is, is decided in `admission`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from qctl.errors import LedgerError
+from qctl.quota.admission import (
+    Cause,
+    Hold,
+    Need,
+    Pay,
+    Purse,
+    Return,
+    Standing,
+    Wait,
+    decide,
+    may_return,
+    return_at,
+    sensible_run,
+)
+from qctl.quota.ledger import Want
+from qctl.quota.policy import NS_PER_MS, NS_PER_S
+from qctl.quota.pool import Priced, Waiter
+from qctl.quota.till import Till
+from qctl.quota.window import Reading
+
+#: After a refusal, ask again no sooner: a shared disk commits about a thousand times a second for all processes.
+RETRY_NS = 10 * NS_PER_MS
+#: Consumers that were held at one moment return within this, not at one moment.
+JITTER_NS = 50 * NS_PER_MS
+#: Weight of the newest second in a consumer's measured rate.
+_RATE_WEIGHT = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A registered consumer."""
+
+    priced: Priced
+    backlog: Callable[[], Mapping[str, int]]
+    standing: Standing = field(default_factory=Standing)
+    #: When it was first found that the next task cannot be paid, while nobody waits.
+    short_since_ns: int | None = None
+    held_since_ns: int = 0
+    #: Held, but may return from this instant on.
+    ripe_ns: int | None = None
+    #: Tasks a second, while consuming.
+    rate_per_s: float = 0.0
+    tasks_before: int = 0
+    #: Until when units are kept in memory for its return.
+    earmarked_until_ns: int | None = None
+
+
+class Standings:
+    """The registered consumers of a process and the readings that they are judged by."""
+
+    def __init__(
+        self,
+        till: Till,
+        *,
+        process: Callable[[], str],
+        hold_after_ns: int,
+        on_standing: Callable[[str, Standing], None],
+    ) -> None:
+        #: Guarded by the till's lock.
+        self.entries: dict[str, Entry] = {}
+        self.readings: Mapping[str, Reading] = {}
+        self.broken: LedgerError | None = None
+        self._till = till
+        self._process = process
+        self._hold_after_ns = hold_after_ns
+        self._on_standing = on_standing
+
+    # -- from any thread
+
+    def enter(self, entry: Entry, now_ns: int) -> None:
+        """Register a consumer with the standing that the readings give it; the listener is not called."""
+        verdict = decide(self._needs(entry, now_ns), now_ns=now_ns, deadline_ns=now_ns + self._hold_after_ns)
+        if isinstance(verdict, Hold):
+            entry.standing, entry.held_since_ns = Standing(verdict), now_ns
+        with self._till.lock:
+            self.entries[entry.priced.consumer] = entry
+
+    def forget(self, consumer: str) -> bool:
+        """Withdraw a consumer; whether it was known."""
+        with self._till.lock:
+            return self.entries.pop(consumer, None) is not None
+
+    def of(self, consumer: str) -> Standing:
+        """Where the consumer stands; Hold(WITHDRAWN) if it is not registered."""
+        with self._till.lock:
+            entry = self.entries.get(consumer)
+            return entry.standing if entry else Standing(Hold(None, Cause.WITHDRAWN))
+
+    # -- from the ledger's thread
+
+    def all(self) -> list[Entry]:
+        """A copy of the list."""
+        with self._till.lock:
+            return list(self.entries.values())
+
+    def judge(self, now_ns: int) -> int | None:
+        """Judge all consumers and all who wait; returns the instant at which another verdict is due by the clock."""
+        entries = self.all()
+        with self._till.lock:
+            waiters = tuple(self._till.waiters)
+        backlog = self._backlog(entries, waiters)
+        due: list[int | None] = []
+        for entry in entries:
+            if entry.priced.lines and entry.standing.consuming:
+                mine = [it for it in waiters if it.priced.consumer == entry.priced.consumer and it.grant is None]
+                due.append(self._judge_consuming(entry, mine, backlog, now_ns))
+            elif entry.priced.lines:
+                due.append(self._judge_held(entry, now_ns))
+        for waiter in waiters:
+            if waiter.grant is not None:
+                self._judge_running(waiter, now_ns)
+            elif (held := self.of(waiter.priced.consumer).held) is not None:
+                self._refuse(waiter, held)
+            due.append(waiter.try_ns)
+        return min((at for at in due if at is not None), default=None)
+
+    def measure(self, passed_ns: int) -> None:
+        """Update the rates of the consumers that are consuming."""
+        for entry in self.all():
+            tasks = entry.priced.tally.tasks
+            if tasks != entry.tasks_before and entry.standing.consuming:
+                newest = (tasks - entry.tasks_before) * NS_PER_S / passed_ns
+                entry.rate_per_s += _RATE_WEIGHT * (newest - entry.rate_per_s)
+            entry.tasks_before = tasks
+
+    def want_of_returning(self, entry: Entry, now_ns: int) -> Want | None:
+        """What to lease for a held consumer that may come back now and stands in line: a run, or a single task."""
+        if entry.standing.consuming or entry.ripe_ns is None or now_ns < entry.ripe_ns:
+            return None
+        needs = self._needs(entry, now_ns)
+        runs = self._runs(entry, needs)
+        back = may_return(needs, runs, now_ns=now_ns, held_since_ns=entry.held_since_ns)
+        if back is Return.NOT_YET or not self._has_claim(entry, now_ns):
+            return None
+        units = runs if back is Return.RUN else [need.cost_units for need in needs]
+        return Want(entry.priced.consumer, {need.quota: n for need, n in zip(needs, units, strict=True)})
+
+    def change(self, entry: Entry, standing: Standing) -> None:
+        """Enter a verdict; tell the listener if it is another one, not for a later estimate of the same hold."""
+        before, entry.standing = entry.standing.held, standing
+        after = standing.held
+        if (before and (before.quota, before.cause)) == (after and (after.quota, after.cause)):
+            return
+        entry.ripe_ns = entry.short_since_ns = None
+        if self.entries.get(entry.priced.consumer) is entry:
+            self._on_standing(entry.priced.consumer, standing)
+
+    # -- inside
+
+    def _judge_consuming(
+        self, entry: Entry, mine: Sequence[Waiter], backlog: Mapping[str, int], now_ns: int
+    ) -> int | None:
+        if mine and not mine[0].tried:
+            return now_ns
+        needs = self._needs(entry, now_ns, backlog)
+        since_ns = mine[0].since_ns if mine else entry.short_since_ns or now_ns
+        deadline_ns = since_ns + self._hold_after_ns
+        verdict = self._verdict(needs, now_ns, deadline_ns)
+        if isinstance(verdict, Hold):
+            entry.held_since_ns = now_ns
+            # The listener first: who gives a delivery back must find its consumer held.
+            self.change(entry, Standing(verdict))
+            for waiter in mine:
+                self._refuse(waiter, verdict)
+            return None
+        if isinstance(verdict, Wait):
+            entry.short_since_ns = entry.short_since_ns or now_ns
+            for waiter in mine:
+                waiter.try_ns = verdict.until_ns
+            return verdict.until_ns
+        entry.short_since_ns = None
+        for waiter in mine:
+            waiter.try_ns = min(waiter.try_ns, now_ns + RETRY_NS)
+        return None
+
+    def _judge_held(self, entry: Entry, now_ns: int) -> int | None:
+        if self.broken is not None:
+            return None
+        needs = self._needs(entry, now_ns)
+        runs = self._runs(entry, needs)
+        if may_return(needs, runs, now_ns=now_ns, held_since_ns=entry.held_since_ns) is Return.NOT_YET:
+            entry.ripe_ns = None
+            verdict = decide(needs, now_ns=now_ns, deadline_ns=now_ns)
+            if isinstance(verdict, Hold):
+                self.change(entry, Standing(verdict))
+            return return_at(needs, runs, now_ns=now_ns, held_since_ns=entry.held_since_ns)
+        if entry.ripe_ns is None:
+            entry.ripe_ns = now_ns + random.randrange(JITTER_NS)  # noqa: S311 (spreads processes, hides nothing)
+        if now_ns >= entry.ripe_ns and not self._has_claim(entry, now_ns):
+            self.change(entry, Standing())
+            return None
+        return entry.ripe_ns
+
+    def _judge_running(self, waiter: Waiter, now_ns: int) -> None:
+        """A running task that needs more is told no when it cannot have it in time."""
+        if not waiter.tried:
+            return
+        needs = [
+            Need(pool.quota, units, units, self._purse(pool.quota, waiter.priced.consumer, now_ns))
+            for pool, units in waiter.priced.lines
+        ]
+        verdict = self._verdict(needs, now_ns, waiter.since_ns + self._hold_after_ns)
+        if isinstance(verdict, Hold):
+            self._refuse(waiter, verdict)
+        elif isinstance(verdict, Wait):
+            waiter.try_ns = verdict.until_ns
+        else:
+            waiter.try_ns = min(waiter.try_ns, now_ns + RETRY_NS)
+
+    def _verdict(self, needs: Sequence[Need], now_ns: int, deadline_ns: int) -> Pay | Wait | Hold:
+        if self.broken is None or all(need.purse.left_units >= need.cost_units for need in needs):
+            return decide(needs, now_ns=now_ns, deadline_ns=deadline_ns)
+        return Wait(deadline_ns) if now_ns < deadline_ns else Hold(None, Cause.LEDGER)
+
+    def _refuse(self, waiter: Waiter, hold: Hold) -> None:
+        if self._till.dequeue(waiter):
+            waiter.done(hold)
+
+    def _needs(self, entry: Entry, now_ns: int, backlog: Mapping[str, int] | None = None) -> list[Need]:
+        backlog = backlog or {}
+        return [
+            Need(
+                quota=pool.quota,
+                cost_units=units,
+                backlog_units=max(units, backlog.get(pool.quota, 0)),
+                purse=self._purse(pool.quota, entry.priced.consumer, now_ns),
+            )
+            for pool, units in entry.priced.lines
+        ]
+
+    def _purse(self, quota: str, consumer: str, now_ns: int) -> Purse:
+        reading = self.readings[quota]
+        return Purse(
+            reading=reading,
+            left_units=self._till.left_for(quota, consumer),
+            ahead_units=reading.ahead(self._process(), consumer, now_ns),
+        )
+
+    def _runs(self, entry: Entry, needs: Iterable[Need]) -> list[int]:
+        return [
+            sensible_run(need.purse.reading, cost_units=need.cost_units, rate_per_s=entry.rate_per_s * need.cost_units)
+            for need in needs
+        ]
+
+    def _has_claim(self, entry: Entry, now_ns: int) -> bool:
+        own = (self._process(), entry.priced.consumer)
+        return any(
+            (claim.process, claim.consumer) == own and claim.expires_ns > now_ns
+            for pool, _ in entry.priced.lines
+            for claim in self.readings[pool.quota].claims
+        )
+
+    def _backlog(self, entries: Iterable[Entry], waiters: Iterable[Waiter]) -> dict[str, int]:
+        """Units that all consumers of this process need for what they hold, by quota; at least for those who wait."""
+        told: dict[str, int] = {}
+        for entry in entries:
+            if entry.priced.lines:
+                for quota, units in entry.backlog().items():
+                    told[quota] = told.get(quota, 0) + units
+        waiting: dict[str, int] = {}
+        for waiter in waiters:
+            for pool, units in waiter.priced.lines:
+                waiting[pool.quota] = waiting.get(pool.quota, 0) + units
+        return {quota: max(told.get(quota, 0), waiting.get(quota, 0)) for quota in told.keys() | waiting.keys()}

@@ -1,0 +1,100 @@
+"""What reaches stdout: complete, aligned, and with every character visible."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qctl.cli import render
+from qctl.cli.options import Output, Settings
+from qctl.cli.render import Column
+
+COLUMNS = (
+    Column("NAME", lambda item: item["name"]),
+    Column("N", lambda item: item["n"], right=True),
+    Column("MORE", lambda item: item.get("more"), wide=True),
+)
+ITEMS: list[dict[str, Any]] = [
+    {"name": "a", "n": 1},
+    {"name": "b[red]", "n": 20_000, "more": True},
+    {"name": "", "n": None},
+]
+
+Shown = Callable[[Output], str]
+
+
+@pytest.fixture
+def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
+    """ITEMS as `-o` says, without a terminal."""
+
+    def shown(output: Output) -> str:
+        render.show(Settings(output=output), items=ITEMS, columns=COLUMNS, name=lambda item: item["name"])
+        return capsys.readouterr().out
+
+    return shown
+
+
+def test_a_table_aligns_numbers_to_the_right_and_shows_the_unknown_as_a_dash(shown: Shown) -> None:
+    assert shown(Output.TABLE) == "NAME        N\na           1\nb[red]  20000\n-           -\n"
+
+
+def test_a_wide_table_has_all_columns(shown: Shown) -> None:
+    assert shown(Output.WIDE) == "NAME        N  MORE\na           1  -\nb[red]  20000  yes\n-           -  -\n"
+
+
+def test_json_and_jsonl_and_name(shown: Shown) -> None:
+    assert json.loads(shown(Output.JSON)) == {"v": 1, "items": ITEMS}
+    assert [json.loads(line) for line in shown(Output.JSONL).splitlines()] == ITEMS
+    assert shown(Output.NAME) == "a\nb[red]\n\n"
+
+
+def test_an_empty_table_has_its_titles(capsys: pytest.CaptureFixture[str]) -> None:
+    render.table(Settings(), COLUMNS, [])
+    assert capsys.readouterr().out == "NAME  N  MORE\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "visible"),
+    [
+        ("plain", "plain"),
+        ("Grüße 東京 ✓", "Grüße 東京 ✓"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("a\nb\tc\r", "a\\x0ab\\x09c\\x0d"),
+        ("\x9b31m\x7f", "\\x9b31m\\x7f"),
+        ("evil\u202egpj.exe\u2066\u200b\ufeff", "evil\\u202egpj.exe\\u2066\\u200b\\ufeff"),
+        ("\u2028\u2029", "\\u2028\\u2029"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0041", "\\U000e0041"),
+        (17, "17"),
+    ],
+)
+def test_every_character_is_visible(text: object, visible: str) -> None:
+    assert render.plain(text) == visible
+
+
+@given(st.text())
+def test_plain_text_is_one_harmless_line(text: str) -> None:
+    visible = render.plain(text)
+    assert len(visible.splitlines()) <= 1
+    assert not any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in visible)
+    assert render.plain(visible) == visible
+
+
+@given(st.text())
+def test_no_text_reaches_a_terminal_through_json(text: str) -> None:
+    written = render._json({"text": text}, indent=None)
+    assert written.isascii()
+    assert written.isprintable()
+    assert json.loads(written) == {"text": text}
+
+
+def test_notes_go_to_stderr_and_quiet_keeps_them_back(capsys: pytest.CaptureFixture[str]) -> None:
+    render.say(Settings(), "one\ntwo\x07")
+    render.say(Settings(quiet=True), "three")
+    render.note("four")
+    assert capsys.readouterr() == ("", "one\ntwo\\x07\nfour\n")
