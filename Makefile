@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all set-up themselves, on a machine with Python 3.11 or later.
 
 VENV := .venv
+SOURCES := qctl tests
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input --quiet --quiet
 LOCK := ../.venv-lock/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --no-emit-options
@@ -28,17 +29,19 @@ unit: $(VENV)/.test ## Run the tests that need no broker
 .PHONY: lint
 lint: $(VENV)/.test ## Run ruff and mypy
 	@echo "checking with ruff and mypy" >&2
-	@$(VENV)/bin/ruff check --quiet .
-	@$(VENV)/bin/ruff format --check --quiet . || { echo "not formatted; run: make format" >&2; exit 1; }
+	@$(VENV)/bin/ruff check --quiet $(SOURCES)
+	@$(VENV)/bin/ruff format --check --quiet $(SOURCES) || { echo "not formatted; run: make format" >&2; exit 1; }
 	@$(VENV)/bin/mypy --no-error-summary
 
 .PHONY: format
 format: $(VENV)/.test ## Format the code
-	@$(VENV)/bin/ruff check --quiet --fix . ; $(VENV)/bin/ruff format --quiet .
+	@$(VENV)/bin/ruff check --quiet --fix $(SOURCES) ; $(VENV)/bin/ruff format --quiet $(SOURCES)
 
 .PHONY: bench
-bench: $(VENV)/.test rabbitmq ## Run the benchmarks
-	@$(VENV)/bin/python -m pytest --quiet --capture=no --timeout=0 tests/bench
+bench: $(VENV)/.test rabbitmq ## Run the benchmarks, one after the other
+	@for bench in $(basename $(notdir $(wildcard tests/bench/*.py))); do \
+		echo "== $$bench"; $(VENV)/bin/python -m "tests.bench.$$bench" || exit 1; \
+	done
 
 .PHONY: lock
 lock: ## Renew requirements/*.txt from pyproject.toml and requirements/*.in

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -184,6 +185,9 @@ def container_missing() -> str:
     import docker
     from docker.errors import DockerException, ImageNotFound
 
+    # Asked first, since docker's client leaves a socket open when nobody listens.
+    if not _docker_listens():
+        return "no Docker engine answers"
     try:
         client = docker.from_env(timeout=_DOCKER_TIMEOUT_S)
     except DockerException:
@@ -195,6 +199,14 @@ def container_missing() -> str:
     finally:
         client.close()
     return ""
+
+
+def _docker_listens() -> bool:
+    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if not address.startswith("unix://"):
+        return True
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(address.removeprefix("unix://")) == 0
 
 
 @contextmanager

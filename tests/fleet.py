@@ -141,6 +141,6 @@ class Fleet:
         return [row.split("\t")[-1] for row in self.vhost.ctl("list_consumers", "consumer_tag").splitlines()[1:]]
 
     def queues(self) -> Mapping[str, tuple[int, int]]:
-        """Queue -> (messages ready, messages unacknowledged), as the broker itself counts them."""
+        """Queue -> (messages ready, unacknowledged); a quorum queue counts anew every 5 s, so wait for what you expect."""
         rows = self.vhost.ctl("list_queues", "name", "messages_ready", "messages_unacknowledged").splitlines()[1:]
         return {name: (int(ready), int(unacked)) for name, ready, unacked in (row.split("\t") for row in rows)}

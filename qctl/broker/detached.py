@@ -62,15 +62,15 @@ def spawn(argv: Sequence[str], *, directory: Path, environment: Mapping[str, str
         setsigmask=[],
         setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
     )
-    return Process(pid, _mark_and_state(pid)[0])
+    return Process(pid, _look(pid)[0])
 
 
 def is_alive(process: Process) -> bool:
     """Whether this very process still runs. One that is dead but not yet buried counts as gone."""
-    mark, state = _mark_and_state(process.pid)
+    mark, corpse = _look(process.pid)
     if mark != process.mark:
         return False
-    if state == "Z":
+    if corpse:
         with suppress(ChildProcessError):  # then it is not our child, and burying it is somebody else's work
             os.waitpid(process.pid, os.WNOHANG)
         return False
@@ -114,17 +114,19 @@ def _inheritable_fds() -> list[int]:
     return inheritable
 
 
-def _mark_and_state(pid: int) -> tuple[str, str]:
-    """When the process started, in words that differ between boots, and its state letter; empty when there is none."""
+def _look(pid: int) -> tuple[str, bool]:
+    """When the process started, in words that differ between boots, and whether it is dead; "" when there is none."""
     if _HAS_PROC:
         try:
             stat = Path(f"/proc/{pid}/stat").read_bytes()
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         except (FileNotFoundError, ProcessLookupError):
-            return "", ""
-        # The name may hold spaces and parentheses; behind the last one follow the state and, 19 further, the start.
+            return "", True
+        # The name may hold spaces and parentheses; behind the last one come the state, the threads and the start.
         fields = stat[stat.rindex(b")") + 2 :].split()
-        return f"{boot}/{int(fields[19])}", fields[0].decode("ascii")
+        state, threads, started_ticks = fields[0], int(fields[17]), int(fields[19])
+        # A killed process shows as dead while threads of it still hold its sockets: then its ports are not free.
+        return f"{boot}/{started_ticks}", state == b"Z" and threads <= 1
     found = subprocess.run(
         ["ps", "-o", "stat=,lstart=", "-p", str(pid)],
         capture_output=True,
@@ -132,5 +134,5 @@ def _mark_and_state(pid: int) -> tuple[str, str]:
         timeout=_PS_TIMEOUT_S,
         check=False,
     )
-    state, _, started = found.stdout.strip().partition(" ")
-    return started.strip(), state[:1]
+    letters, _, started = found.stdout.strip().partition(" ")
+    return started.strip(), letters.startswith("Z")

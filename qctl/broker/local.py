@@ -11,6 +11,7 @@ import base64
 import fcntl
 import http.client
 import json
+import math
 import shutil
 import socket
 import subprocess
@@ -42,7 +43,7 @@ __all__ = ["LocalNode", "NodeInfo", "NodeState", "local_directory", "private_nod
 
 #: Tried with fresh ports: another program may take a free port between our look and the node's start.
 START_ATTEMPTS = 3
-_PORT_TAKEN_SIGNS = ("eaddrinuse", "in use by another node")
+_PORT_TAKEN_SIGNS = ("eaddrinuse", "dist_port_already_used")
 _PROBE_TIMEOUT_S = 5.0
 _EPMD_TIMEOUT_S = 5.0
 _GIVE_UP_GRACE_S = 5.0
@@ -132,7 +133,7 @@ class LocalNode:
             info = read_info(self.directory)
             if info is None:
                 return False
-            was_running = _end_processes(info, timeout_s=timeout_s)
+            was_running = _end_processes(info, timeout_s=min(timeout_s, _grace_s(info)))
             write_info(_without_processes(info))
             return was_running
 
@@ -187,9 +188,10 @@ class LocalNode:
                 write_info(info)
             return self._await_ready(info, deadline)
         except BaseException:
-            # Interrupts too: nothing that this call started may outlive its failure.
-            _end_processes(info, timeout_s=_GIVE_UP_GRACE_S if info.version else 0.0)
-            write_info(_without_processes(info))
+            # Interrupts too: nothing that this call started may outlive its failure, and the record knows all of it.
+            started = read_info(self.directory) or info
+            _end_processes(started, timeout_s=min(_GIVE_UP_GRACE_S, _grace_s(started)))
+            write_info(_without_processes(started))
             raise
 
     def _start_epmd(self, info: NodeInfo, deadline: float) -> NodeInfo:
@@ -254,6 +256,16 @@ class _PortTaken(QctlError):
 
 def _node_alive(info: NodeInfo) -> bool:
     return info.pid is not None and is_alive(Process(info.pid, info.pid_mark))
+
+
+def _grace_s(info: NodeInfo) -> float:
+    """How long a node is given to stop by itself. One that is still booting would not hear of it."""
+    if not info.version:
+        return 0.0  # it never answered, so there is nothing in it to lose
+    try:
+        return math.inf if _version_answered(info) else _GIVE_UP_GRACE_S
+    except BrokerRefused:
+        return _GIVE_UP_GRACE_S
 
 
 def _end_processes(info: NodeInfo, *, timeout_s: float) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import pika
 
+from qctl.broker.frames import UNREADABLE
 from qctl.units import MAX_UNITS
 
 #: Characters of an error text that travel in a header.
@@ -164,6 +165,8 @@ def parse(properties: Properties, body: bytes) -> Message:
     headers = properties.headers
     if not headers:
         return Message(body, properties)
+    if UNREADABLE in headers:
+        raise Malformed(f"the headers cannot be read: {short(text(headers[UNREADABLE]))}")
     return Message(
         body,
         properties,

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import shutil
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from qctl.errors import QctlError
 
 LOOPBACK = "127.0.0.1"
+#: Below the ports that systems give to outgoing connections: one of those would be taken while the node is down.
+PORTS = range(26_000, 32_000)
+PORT_TRIES = 100
 #: Lines of a log shown when the node does not start.
 LOG_TAIL_LINES = 12
 _LOG_TAIL_BYTES = 64 * 1024
@@ -102,15 +106,14 @@ def with_free_ports(info: NodeInfo) -> NodeInfo:
     with ExitStack() as held:  # all held until all are chosen, or one might be given twice
 
         def choose(wanted: int) -> int:
-            for port in (wanted, 0):
+            for port in (wanted, *random.choices(PORTS, k=PORT_TRIES)):  # noqa: S311 - no secret
                 listener = held.enter_context(socket.socket())
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    listener.bind((LOOPBACK, port))
-                except OSError:
-                    continue
-                return int(listener.getsockname()[1])
-            raise QctlError(f"no free port on {LOOPBACK}")
+                with suppress(OSError):
+                    if port:
+                        listener.bind((LOOPBACK, port))
+                        return port
+            raise QctlError(f"no free port on {LOOPBACK} between {PORTS.start} and {PORTS.stop - 1}")
 
         return replace(
             info,

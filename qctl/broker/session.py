@@ -21,6 +21,7 @@ import pika.channel
 import pika.exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
 
+from qctl.broker.frames import read_frame
 from qctl.errors import BrokerRefused, BrokerUnreachable, QctlError
 from qctl.inventory.model import Endpoint
 
@@ -93,6 +94,9 @@ class _PikaConnection(AsyncioConnection):  # type: ignore[misc]
 
     def _create_channel(self, channel_number: int, on_open_callback: Any) -> _PikaChannel:
         return _PikaChannel(self, channel_number, on_open_callback)
+
+    def _read_frame(self) -> tuple[int, Any]:
+        return read_frame(self._frame_buffer)
 
     def _on_data_available(self, data_in: bytes) -> None:
         self.heard_at_s = time.monotonic()

@@ -88,8 +88,6 @@ class Subscription:
         if not self.consuming:
             self.return_now()
 
-        self.return_now()
-
     def return_now(self) -> None:
         """Return what was given back without waiting for a cancel."""
         tags, self._to_return = self._to_return, []

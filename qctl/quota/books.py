@@ -259,8 +259,6 @@ class Desk:
         share = (room + left_units) // (_SHARE_DIVISOR * max(1, self._processes))
         lease = min(limit.lease_units for limit in account.limits)
         units = max(0, min(lease, share) - left_units)
-        if room < units or not units:
-            return 0
         self._free[account.quota_id] -= units
         self._added[account.quota_id] = self._added.get(account.quota_id, 0) + units
         return units
@@ -288,7 +286,7 @@ class Desk:
             if units > min(limit.units for limit in account.limits):
                 continue
             (seq,) = self._connection.execute("SELECT next_seq FROM meta").fetchone()
-            expires_ns = self._now_ns + max(limit.period_ns for limit in account.limits)
+            expires_ns = self._now_ns + max(limit.claim_ns for limit in account.limits)
             self._connection.execute("UPDATE meta SET next_seq = ?", (seq + 1,))
             self._connection.execute(
                 "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",

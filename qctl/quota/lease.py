@@ -177,6 +177,7 @@ class Leases:
             self._ledger.exchange(Exchange(held=statement.held, settled=statement.settled, doubtful=statement.doubtful))
             self._ledger.leave()
         finally:
+            self._till.shut()
             self._ledger.close()
 
     def __enter__(self) -> Leases:

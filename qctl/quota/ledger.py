@@ -207,7 +207,7 @@ class Ledger:
             return books.readings(connection, books.accounts(connection), self.clock.now_ns())
 
     def probe(self) -> None:
-        """Whether the ledger can be written: write nothing new, to the disk."""
+        """Whether the ledger can be written again: write nothing new, to the disk."""
         with self._writing() as connection:
             books.seen(connection, self.clock.now_ns())
 
@@ -216,6 +216,9 @@ class Ledger:
         with self._mutex:
             self._closed = True
             self._disconnect()
+            if self._words:
+                self._words.close()
+                self._words = None
             if self._lifeline:
                 self._lifeline.cut(remove=False)
                 self._lifeline = None

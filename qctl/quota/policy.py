@@ -16,6 +16,8 @@ LINGER_NS = 60 * NS_PER_S
 BUCKETS = 1024
 #: No bucket is shorter: settlements are not known more precisely than this.
 BUCKET_MIN_NS = NS_PER_MS
+#: A claim for the whole of a limit is met a window after it was made, at the earliest, and by a consumer that is held.
+CLAIM_GRACE_NS = NS_PER_S
 #: The part of a limit that one process may hold in memory: what a crash can waste.
 LEASE_PER_MILLE = 20
 
@@ -55,6 +57,11 @@ class Limit:
     def linger_ns(self) -> int:
         """How much later than we know an unanswered call may be counted."""
         return min(LINGER_NS, self.period_ns)
+
+    @property
+    def claim_ns(self) -> int:
+        """How long a claim stands: until all that was spent before is free again, and a little to come for it."""
+        return self.kept_ns + self.bucket_ns + min(CLAIM_GRACE_NS, self.period_ns)
 
     @property
     def lease_units(self) -> int:

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 from qctl.quota.pool import Grant, Lines, Pool, Priced, Waiter
 
+#: Instead of the shared page when that is closed: no epoch is zero.
+_NO_WORDS = memoryview(bytes(8)).cast("Q")
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -171,6 +174,13 @@ class Till:
                     pool.epoch, pool.slot, pool.view = -1, slot, view
                 pool.grain_ns = grains_ns[quota]
 
+    def shut(self) -> None:
+        """From now on nothing can be taken, and nobody looks at the shared page any more."""
+        with self.lock:
+            for pool in self.pools.values():
+                self._void(pool)
+                pool.view, pool.slot = _NO_WORDS, 0
+
     def state(self, give_back: Mapping[str, int]) -> Statement:
         """Take what is to be settled and given back out of the pools. give_back: the most, by quota.
 
@@ -200,6 +210,8 @@ class Till:
     def restore(self, statement: Statement) -> None:
         """The exchange failed: all as before."""
         with self.lock:
+            for pool in self.pools.values():
+                pool.restate = True
             for quota, units in statement.given_back.items():
                 self.pools[quota].left += units
             for quota, units_at in statement.settled.items():

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from qctl.broker.message import DeadReason, Malformed, Message, Properties, parse
+from qctl.broker.message import DeadReason, Malformed, Message, Properties, parse, text
 from qctl.broker.subscription import Subscription
 from qctl.inventory.model import Consumer, HttpHandler, Quota
 from qctl.quota import Grant, Hold, Leases, Priced
@@ -175,7 +175,10 @@ class Executor:
             message = self._check(delivery)
             priced = self._priced if message.cost is None else self._price(message.cost)
         except Malformed as error:
-            self._settled(Settled(delivery, dead(error.reason, str(error))))
+            outcome = dead(error.reason, str(error))
+            identity = text(delivery.properties.message_id) or "-"
+            log.error("%s task %s id=%s: %s", self.rules.address, _words(outcome), identity, outcome.error)
+            self._settled(Settled(delivery, outcome))
             return None
         got = self._leases.take(priced) or self._leases.acquire(priced)
         if isinstance(got, Hold):

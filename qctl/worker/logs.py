@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextvars
 import json
 import logging
+import re
 import sys
-import time
 from typing import Any
 
 from qctl.broker.message import utc
@@ -19,11 +19,29 @@ current_task: contextvars.ContextVar[str] = contextvars.ContextVar("qctl_task", 
 
 #: Characters of one log line that are kept; a handler that logs a payload must not fill the disk in one go.
 MAX_LINE_CHARS = 8_000
+#: Lines a second about single tasks: an upstream that is down must not fill the disk with one line a task.
+MAX_TASK_LINES_PER_S = 200
+
+
+#: What JSON may leave as it is and a terminal obeys, or a reader of lines takes for an end of line.
+_UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def _clean(text: str) -> str:
-    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in text)
+    shown = "".join(
+        c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
+        for c in text[: MAX_LINE_CHARS + 1]
+    )
     return shown if len(shown) <= MAX_LINE_CHARS else shown[:MAX_LINE_CHARS] + "…"
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The record's text; a handler's `log.info("%d", "x")` is logged as it is instead of spilling a traceback."""
+    try:
+        return record.getMessage()
+    # Formatting runs the user's own __str__ and __format__, which may raise anything.
+    except Exception:  # noqa: BLE001
+        return f"{record.msg!s} (its arguments do not fit)"
 
 
 class TextFormat(logging.Formatter):
@@ -35,8 +53,8 @@ class TextFormat(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         task = current_task.get()
-        line = f"{utc(record.created)} {record.levelname:<7} {self.origin} " + (f"[{task}] " if task else "")
-        line += _clean(record.getMessage())
+        line = f"{utc(record.created)} {record.levelname:<7} {self.origin} " + (f"[{_clean(task)}] " if task else "")
+        line += _clean(_message(record))
         if record.exc_info:
             trace = self.formatException(record.exc_info)
             line += "".join(f"\n    {_clean(row)}" for row in trace.splitlines()[-40:])
@@ -56,17 +74,18 @@ class JsonFormat(logging.Formatter):
             "level": record.levelname.lower(),
             "origin": self.origin,
             "logger": record.name,
-            "message": record.getMessage()[:MAX_LINE_CHARS],
+            "message": _message(record)[:MAX_LINE_CHARS],
         }
         if task := current_task.get():
             entry["task"] = task
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)[-MAX_LINE_CHARS:]
-        return json.dumps(entry, ensure_ascii=False)
+        line = json.dumps(entry, ensure_ascii=False)
+        return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 class Sparse(logging.Filter):
-    """Lets through at most `most` lines a second of one logger; says how many it held back."""
+    """Lets through at most `most` lines a second of one logger; the next line says how many it held back."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -75,11 +94,11 @@ class Sparse(logging.Filter):
         self._seen = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        second = int(time.monotonic())
+        second = int(record.created)
         if second != self._second:
             held_back, self._second, self._seen = max(0, self._seen - self.most), second, 0
             if held_back:
-                record.msg, record.args = f"{record.getMessage()} (and {held_back} lines held back)", None
+                record.msg, record.args = f"{_message(record)} (and {held_back} lines held back)", None
         self._seen += 1
         return self._seen <= self.most
 
@@ -95,4 +114,5 @@ def configure(origin: str, *, log_format: str, verbosity: int) -> None:
     # pika reports every lost connection as several errors with tracebacks; ours is one line that says more.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+    logging.getLogger("qctl.worker.execute").addFilter(Sparse(MAX_TASK_LINES_PER_S))
     logging.captureWarnings(True)

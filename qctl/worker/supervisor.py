@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from qctl.broker.login import login_for
@@ -50,6 +49,7 @@ class Supervisor:
         self.plan = plan
         self.processes = processes
         self._children: dict[int, Child] = {}
+        self._listeners: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._claimed = False
         self._killed = False
@@ -74,31 +74,34 @@ class Supervisor:
         # The handlers are tried before the broker: a typing error in the inventory should not wait for a network.
         first = asyncio.create_task(self._keep(0))
         connected = asyncio.create_task(self._first_connection())
-        await self._first_of(first, connected, self._stopping.wait())
-        if not connected.done():
+        stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([first, connected, stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        connection: Connection | None = None
+        try:
+            if self._stopping.is_set() or not connected.done():
+                return await self._verdict([first])
+            connection = connected.result()  # raises what refused it
+            self._claimed = True
+            self._order(b"go\n")
+            presence = asyncio.create_task(self._presence(connection))
+            keepers = [first, *(asyncio.create_task(self._keep(index)) for index in range(1, self.processes))]
+            try:
+                return await self._verdict(keepers)
+            finally:
+                presence.cancel()
+                await asyncio.wait([presence])
+        finally:
             connected.cancel()
-            await first
-            return await self._verdict([])
-        if error := connected.exception():
-            self._stopping.set()
-            self._order(b"stop\n")
-            await first
-            raise error
-        self._claimed = True
-        self._order(b"go\n")
-        presence = asyncio.create_task(self._presence(connected.result()))
-        keepers = [first, *(asyncio.create_task(self._keep(index)) for index in range(1, self.processes))]
-        await asyncio.wait(keepers)
-        presence.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await presence
-        return await self._verdict(keepers)
-
-    async def _first_of(self, *awaitables: Awaitable[object]) -> None:
-        tasks = [asyncio.ensure_future(one) for one in awaitables]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not first.done():
+                self._stop(b"stop\n")
+                asyncio.get_running_loop().call_later(KILL_MARGIN_S, self._kill, "did not end in time")
+                await asyncio.wait([first])
+            if connection is not None:
+                await connection.close()
 
     async def _verdict(self, keepers: list[asyncio.Task[int]]) -> int:
+        await asyncio.wait(keepers)
         if self._fatal is not None:
             raise self._fatal
         return int(Exit.FAILED) if self._killed or any(keeper.result() for keeper in keepers) else int(Exit.DONE)
@@ -118,22 +121,19 @@ class Supervisor:
                 await claim_host(connection, self.plan.host.name, patient=False)
                 return connection
             except BrokerUnreachable as error:
-                log.warning("%s; trying again in %.1f s", error.message, pause_s)
+                log.warning("%s; trying again in %.1f s. %s", error.message, pause_s, error.hint)
             await asyncio.sleep(pause_s)
         raise AssertionError("backoff() never ends")
 
     async def _presence(self, connection: Connection) -> None:
         """Keep the host's exclusive queue for as long as the supervisor lives."""
-        try:
-            await connection.closed
+        await connection.closed
 
-            async def hold(again: Connection) -> None:
-                await claim_host(again, self.plan.host.name, patient=True)
-                await again.closed
+        async def hold(again: Connection) -> None:
+            await claim_host(again, self.plan.host.name, patient=True)
+            await again.closed
 
-            await stay_connected(self._dial, hold, what="supervisor")
-        finally:
-            await asyncio.shield(connection.close())
+        await stay_connected(self._dial, hold, what="supervisor")
 
     # Processes
 
@@ -171,7 +171,9 @@ class Supervisor:
         child = Child(index, process, time.monotonic())
         self._children[index] = child
         log.info("process %d started pid=%d", index, process.pid)
-        asyncio.get_running_loop().create_task(self._listen(read_end))
+        listener = asyncio.get_running_loop().create_task(self._listen(read_end))
+        self._listeners.add(listener)  # the loop itself keeps only a weak reference
+        listener.add_done_callback(self._listeners.discard)
         assert process.stdin is not None
         process.stdin.write(plans.write(self.plan, index))
         if self._claimed:

@@ -1,4 +1,4 @@
-"""Do holds slow anybody down? `python tests/bench/hold.py`.
+"""Do holds slow anybody down? `python -m tests.bench.hold`.
 
 Two hosts share one queue; web-1 runs out of quota at once. Rates are of 50 ms tasks, so that two cores are not the limit:
 web-2's rate beside the held web-1 against its rate alone; and on web-1 the rate of a consumer without that quota, through

@@ -1,4 +1,4 @@
-"""How fast units are taken from memory, and how fast the ledger commits: `python tests/bench/quota_lease.py`."""
+"""How fast units are taken from memory, and how fast the ledger commits: `python -m tests.bench.quota_lease`."""
 
 from __future__ import annotations
 

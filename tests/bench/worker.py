@@ -1,4 +1,4 @@
-"""What the worker costs: `python tests/bench/worker.py [MESSAGES]`.
+"""What the worker costs: `python -m tests.bench.worker [MESSAGES]`.
 
 A handler that does nothing, one process, everything on, against a bare consume-and-ack-each loop on pika's
 SelectConnection: the same broker, the same messages, in turns. The worker's rate is taken by its handler, from the first

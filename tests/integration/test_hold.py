@@ -41,7 +41,7 @@ def test_a_host_without_quota_is_not_subscribed_holds_no_message_and_leaves_the_
         wait_until("no consumer of paid", lambda: not [tag for tag in fleet.consumer_tags() if "/paid/" in tag])
 
         # Then the broker has the other 40 back, ready for anybody, and the consumer that needs no quota goes on
-        assert fleet.queues()["paid"] == (40, 0)
+        wait_until("40 ready, none unacknowledged", lambda: fleet.queues()["paid"] == (40, 0))
         assert sorted(fleet.consumer_tags()) == ["qctl/web-1/free/0", "qctl/web-1/free/1"]
         fleet.enqueue("free", range(5))
         wait_until("free tasks run on web-1", lambda: len(fleet.history("free-web-1")) == 5)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -14,11 +15,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qctl.broker import local
 from qctl.broker import node as node_files
 from qctl.broker.local import LocalNode, NodeInfo, NodeState, local_directory, private_node, running_node
 from qctl.errors import BrokerUnreachable, QctlError, UsageError
@@ -211,6 +214,29 @@ def test_an_up_that_is_cut_short_leaves_nothing_that_down_does_not_end(home: Pat
     with private_node(directory) as info:
         assert call(info, "GET", "/overview")["node"] == info.nodename
     assert LocalNode(directory).status()[0] is NodeState.STOPPED
+
+
+def test_a_port_that_somebody_takes_in_between_is_replaced(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given another program that takes the first port chosen before the node can
+    with socket.socket() as another:
+        another.bind(("127.0.0.1", 0))
+        another.listen()
+        taken_port = another.getsockname()[1]
+        choices = []
+
+        def first_choice_is_taken(info: NodeInfo) -> NodeInfo:
+            chosen = node_files.with_free_ports(info)
+            choices.append(chosen)
+            return chosen if len(choices) > 1 else replace(chosen, amqp_port=taken_port)
+
+        monkeypatch.setattr(local, "with_free_ports", first_choice_is_taken)
+
+        # when the node is started
+        info = LocalNode(local_directory(home / "inventory.yaml")).start()
+
+    # then it is on another port, at the second try
+    assert len(choices) == 2
+    assert info.amqp_port != taken_port
 
 
 def test_a_node_that_does_not_start_says_why_and_leaves_nothing(home: Path) -> None:

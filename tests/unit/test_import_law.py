@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -20,6 +21,7 @@ FLOORS = (
     {"worker", "ops", "testing"},
     {"tui", "demo"},
     {"cli"},
+    {"__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 #: Neighbours that may be known all the same.
@@ -93,11 +95,14 @@ def _stdout(tree: ast.AST) -> Iterator[tuple[int, str]]:
             called = _name(node.func)
             if called in ("print", "input") and not (called == "print" and "file" in given):
                 yield node.lineno, f"{called}() writes to stdout"
-        elif isinstance(node, ast.Attribute) and _name(node) in ("sys.stdout", "sys.__stdout__"):
+        elif _is_stdout(node):
             yield node.lineno, "stdout belongs to the command line"
-        elif isinstance(node, ast.ImportFrom) and node.module == "sys":
-            if {alias.name for alias in node.names} & {"stdout", "__stdout__"}:
-                yield node.lineno, "stdout belongs to the command line"
+
+
+def _is_stdout(node: ast.AST) -> TypeGuard[ast.Attribute | ast.ImportFrom]:
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "sys" and bool({alias.name for alias in node.names} & {"stdout", "__stdout__"})
+    return isinstance(node, ast.Attribute) and _name(node) in ("sys.stdout", "sys.__stdout__")
 
 
 def _name(node: ast.AST) -> str:

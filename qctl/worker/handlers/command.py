@@ -137,11 +137,11 @@ class _Feeder:
 
 
 def _spend_lines(task: Task) -> Callable[[bytes], None]:
-    """Takes what comes on the spend pipe, and pays for each whole line."""
+    """Takes what comes on the spend pipe, and pays for each line; nothing (b"") ends the last one."""
     pending = bytearray()
 
     def take(chunk: bytes) -> None:
-        pending.extend(chunk)
+        pending.extend(chunk or (b"\n" if pending else b""))
         while (end := pending.find(b"\n")) >= 0:
             words = bytes(pending[:end]).decode("utf-8", "replace").split()
             del pending[: end + 1]
@@ -191,6 +191,7 @@ def _converse(
                     readers[fd](chunk)
                     del kept[:-MAX_KEPT_BYTES]
                 if ended in ready and not ready & readers.keys():
+                    spend(b"")  # a child left behind may hold the pipe open
                     return bytes(kept)
                 if time.monotonic() >= deadline:
                     raise TimedOut(f"the program ran longer than {timeout_s:g} s")

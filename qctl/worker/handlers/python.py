@@ -38,8 +38,18 @@ def _import(reference: str, consumer: str, python_path: tuple[Path, ...]) -> Fun
             f"consumer {consumer}: handler {reference} is a {type(found).__name__}, not a function",
             hint="Name a function that takes one argument, the task.",
         )
+    if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
+        raise HandlerError(
+            f"consumer {consumer}: handler {reference} is a generator, which would never run",
+            hint="Leave out its `yield`.",
+        )
     function: Function = found
     return function
+
+
+def _is_async(function: Function) -> bool:
+    """True for `async def`, also as the `__call__` of an object."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 def _by_type(functions: Mapping[str, Function]) -> Function:
@@ -60,7 +70,7 @@ def load(spec: PythonHandler, consumer: str, python_path: tuple[Path, ...]) -> H
             sys.path.insert(0, str(path))
     references = {"": spec.function} if spec.function is not None else dict(spec.by_type)
     functions = {kind: _import(reference, consumer, python_path) for kind, reference in references.items()}
-    kinds = {inspect.iscoroutinefunction(function) for function in functions.values()}
+    kinds = {_is_async(function) for function in functions.values()}
     if len(kinds) > 1:
         raise HandlerError(
             f"consumer {consumer}: its handlers mix plain functions and coroutines",
@@ -71,6 +81,11 @@ def load(spec: PythonHandler, consumer: str, python_path: tuple[Path, ...]) -> H
         return Handler(run_async=chosen)
 
     def run(task: Task) -> None:
-        chosen(task)
+        result = chosen(task)
+        if inspect.isawaitable(result):
+            # Acknowledged, the task would be lost without having run.
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError("the handler is a plain function and returned an awaitable; write it as `async def`")
 
     return Handler(run=run)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +31,17 @@ def thorough(examples: int, *, steps: int = 50) -> settings:
         derandomize=_FACTOR == 1,
         suppress_health_check=list(HealthCheck),
     )
+
+
+@contextmanager
+def no_writes() -> Iterator[None]:
+    """No file of this process can grow or be written meanwhile, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @dataclass
@@ -72,6 +85,11 @@ class Upstream:
             unit.until_ns is None or unit.until_ns + (limit.linger_ns if unit.lingers else 0) > begin_ns
             for unit in self.units
         )
+
+    def forget(self, before_ns: int) -> None:
+        """Drop what was over before, and can be in no window any more."""
+        if len(self.units) > 500:
+            self.units = [unit for unit in self.units if unit.until_ns is None or unit.until_ns > before_ns]
 
     def judge(self, now_ns: int, policy: Policy) -> None:
         for limit in enforced(policy):

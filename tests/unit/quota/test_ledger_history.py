@@ -13,11 +13,13 @@ from pathlib import Path
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from qctl.quota import Limit, Policy
+from qctl.quota import Limit, Policy, free_at
 from tests.unit.quota.model import FakeClock, Process, S, Unit, Upstream, thorough
 
-periods_ns = st.sampled_from([2 * S, 10 * S, 25 * S, 100 * S])
-policies = st.lists(st.builds(Limit, st.integers(4, 30), periods_ns), min_size=1, max_size=2).map(
+PERIODS_NS = (2 * S, 10 * S, 25 * S)
+#: Small ones are gone at once; of a large one more than a single unit is leased ahead.
+UNITS = (4, 9, 30, 150)
+policies = st.lists(st.builds(Limit, st.sampled_from(UNITS), st.sampled_from(PERIODS_NS)), min_size=1, max_size=2).map(
     lambda limits: Policy("api", tuple(limits))
 )
 picks = st.integers(0, 10**6)
@@ -56,14 +58,28 @@ class History(RuleBasedStateMachine):
             self._judge()
 
     @precondition(lambda self: self.processes)
-    @rule(pick=picks, times=st.integers(1, 30))
-    def take_many(self, pick: int, times: int) -> None:
+    @rule(pick=picks, most=st.sampled_from([3, 200]), settled=st.booleans(), ambiguous=st.booleans())
+    def take_all_there_is(self, pick: int, most: int, settled: bool, ambiguous: bool) -> None:
         process = self._at(pick)
-        for _ in range(times):
+        for _ in range(most):
             if not process.take("cheap", {"api": 1}):
                 break
             self._judge()
-            process.settle(len(process.running) - 1, 1)
+            if settled:
+                process.settle(len(process.running) - 1, 1, ambiguous=ambiguous)
+
+    @precondition(lambda self: self.processes)
+    @rule(pick=picks, wanted=st.integers(1, 4))
+    def take_as_soon_as_the_ledger_says(self, pick: int, wanted: int) -> None:
+        process = self._at(pick)
+        process.sync(give_back=True)
+        now_ns = process.ledger.clock.now_ns()
+        at_ns = free_at(process.ledger.readings()["api"], wanted, now_ns)
+        if at_ns is not None:
+            self.clock.pass_ns(at_ns - now_ns)
+            for _ in range(wanted):
+                if process.take("cheap", {"api": 1}):
+                    self._judge()
 
     @precondition(lambda self: any(process.running for process in self.processes))
     @rule(pick=picks, which=picks, used=st.integers(0, 5), ambiguous=st.booleans())
@@ -90,7 +106,7 @@ class History(RuleBasedStateMachine):
         self._at(pick).ledger.bury_dead()
         self._noticed()
 
-    @rule(span_ns=st.one_of(st.integers(0, S), st.integers(0, 120 * S)))
+    @rule(span_ns=st.one_of(st.integers(0, S), st.sampled_from(PERIODS_NS), st.integers(0, 60 * S)))
     def wait(self, span_ns: int) -> None:
         self.clock.pass_ns(span_ns)
 
@@ -126,6 +142,7 @@ class History(RuleBasedStateMachine):
     def _judge(self) -> None:
         assert self.clock.true_ns >= self.blocked_until_ns
         self.upstream.judge(self.clock.true_ns, self.policy)
+        self.upstream.forget(self.clock.true_ns - 3 * max(PERIODS_NS))
 
     def _at(self, pick: int) -> Process:
         return self.processes[pick % len(self.processes)]
@@ -137,4 +154,4 @@ class History(RuleBasedStateMachine):
 
 
 TestHistory = History.TestCase
-TestHistory.settings = thorough(80, steps=40)
+TestHistory.settings = thorough(100, steps=40)

@@ -42,7 +42,21 @@ def test_given_another_way_to_write_it_then_it_means_the_same(value: str, second
 
 @pytest.mark.parametrize(
     "value",
-    [None, "", " ", "soon", "-5", "1.5", "1e3", "0x10", "٣", "Sun, 99 Nov 2026 14:00:30 GMT", "Sun", "\ud800", "9" * 400 + "x"],
+    [
+        None,
+        "",
+        " ",
+        "soon",
+        "-5",
+        "1.5",
+        "1e3",
+        "0x10",
+        "٣",
+        "Sun, 99 Nov 2026 14:00:30 GMT",
+        "Sun",
+        "\ud800",
+        "9" * 400 + "x",
+    ],
 )
 def test_given_anything_else_then_nothing_was_said(value: str | None) -> None:
     assert retry_after_s(value, NOW) is None

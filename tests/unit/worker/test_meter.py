@@ -1,0 +1,355 @@
+"""What a task's calls cost, by the ledger: a real one in a folder of the test's own, and a real server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from qctl.quota import Grant, Ledger, Leases, Limit, Policy
+from qctl.units import NS_PER_S
+from qctl.worker.http import MeteredSession
+from qctl.worker.signals import RateLimited, TimedOut, Unpaid
+from qctl.worker.task import Meter, tariff
+from tests.upstream import Upstream
+
+LIMIT = 50
+#: With the window stretched for clock drift and the lease bounds, a host may hold this many at once.
+ENOUGH = 10
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as running:
+        yield running
+
+
+class Host:
+    """One process of a host with the quotas `api` and `mail`, fresh in each test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        policies = [Policy(name, (Limit(LIMIT, 3600 * NS_PER_S),)) for name in ("api", "mail")]
+        self.leases = Leases.open(directory, policies, hold_after_s=0.2)
+
+    def admit(self, **cost: int) -> Grant:
+        """A task that is expected to cost this."""
+        got = self.leases.acquire(self.leases.register("calls", cost))
+        assert isinstance(got, Grant)
+        return got
+
+    def meter(self, grant: Grant, **urls: tuple[str, ...]) -> Meter:
+        return Meter(self.leases, grant, tariff(grant.priced.cost, urls))
+
+    def spent(self) -> dict[str, int]:
+        """What the ledger has at the end, when everything unused has come back."""
+        self.leases.close()
+        ledger = Ledger.open(self.directory)
+        try:
+            now_ns = ledger.clock.now_ns()
+            return {name: sum(reading.used(now_ns)) for name, reading in ledger.readings().items()}
+        finally:
+            ledger.close()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    running = Host(tmp_path / "web-1")
+    yield running
+    running.leases.close()
+
+
+def finish(host: Host, grant: Grant, meter: Meter, *, proven: bool = False) -> None:
+    host.leases.settle(grant, meter.remaining(proven=proven))
+
+
+# Calls
+
+
+def test_given_a_call_then_one_unit_is_spent_and_the_rest_comes_back(host: Host, upstream: Upstream) -> None:
+    grant = host.admit(api=3)
+    meter = host.meter(grant)
+
+    assert MeteredSession(meter).get(upstream.address + "/users").status_code == 200
+    finish(host, grant, meter)
+
+    assert host.spent() == {"api": 1, "mail": 0}
+
+
+def test_given_more_calls_than_expected_then_each_is_paid(host: Host, upstream: Upstream) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+    session = MeteredSession(meter)
+
+    for _ in range(ENOUGH):
+        session.get(upstream.address + "/users")
+    finish(host, grant, meter)
+
+    assert host.spent()["api"] == ENOUGH
+
+
+def test_given_a_redirect_then_both_calls_are_paid(host: Host, upstream: Upstream) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+
+    answer = MeteredSession(meter).get(upstream.address + "/redirect")
+    finish(host, grant, meter)
+
+    assert answer.json()["path"] == "/away"
+    assert host.spent()["api"] == 2
+
+
+@pytest.mark.parametrize("status", [400, 404, 500, 503])
+def test_given_an_answer_that_is_no_success_then_the_call_was_made_all_the_same(
+    host: Host, upstream: Upstream, status: int
+) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+
+    MeteredSession(meter).get(f"{upstream.address}/status/{status}")
+    finish(host, grant, meter)
+
+    assert meter.calls_made
+    assert host.spent()["api"] == 1
+
+
+def test_given_a_refused_connection_then_the_unit_comes_back(host: Host) -> None:
+    with socket.socket() as unused:  # bound and not listening: nobody else can take the port meanwhile
+        unused.bind(("127.0.0.1", 0))
+        grant = host.admit(api=1)
+        meter = host.meter(grant)
+
+        with pytest.raises(requests.ConnectionError):
+            MeteredSession(meter).get(f"http://127.0.0.1:{unused.getsockname()[1]}/users")
+    finish(host, grant, meter)
+
+    assert not meter.calls_made
+    assert host.spent()["api"] == 0
+
+
+def test_given_a_name_that_does_not_resolve_then_the_unit_comes_back(host: Host) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+
+    with pytest.raises(requests.ConnectionError):
+        MeteredSession(meter).get("http://no-such-host.invalid/")
+    finish(host, grant, meter)
+
+    assert host.spent()["api"] == 0
+
+
+@pytest.mark.parametrize("path", ["/wait/5", "/half"])
+def test_given_no_whole_answer_then_the_call_counts_as_spent(host: Host, upstream: Upstream, path: str) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+
+    with pytest.raises((requests.Timeout, requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+        MeteredSession(meter).get(upstream.address + path, timeout=0.3)
+    finish(host, grant, meter)
+
+    assert meter.calls_made
+    assert host.spent()["api"] == 1
+
+
+def test_given_a_timeout_then_its_unit_counts_until_the_upstream_can_no_longer_count_it(
+    host: Host, upstream: Upstream
+) -> None:
+    # Given one call that was answered and one that was not
+    answered, grant = host.admit(api=1), host.admit(api=1)
+    meters = host.meter(answered), host.meter(grant)
+    MeteredSession(meters[0]).get(upstream.address + "/users")
+    with pytest.raises(requests.Timeout):
+        MeteredSession(meters[1]).get(upstream.address + "/wait/5", timeout=0.2)
+    finish(host, answered, meters[0])
+    finish(host, grant, meters[1])
+    host.leases.close()
+
+    # Then the second one leaves the window later than the first
+    ledger = Ledger.open(host.directory)
+    reading = ledger.readings()["api"]
+    window_ns = reading.limits[0].limit.period_ns
+    now_ns = ledger.clock.now_ns()
+    ledger.close()
+    assert sum(reading.used(now_ns)) == 2
+    assert sum(reading.used(now_ns + window_ns + 30 * NS_PER_S)) == 1
+
+
+def test_given_urls_then_only_calls_below_them_are_paid(host: Host, upstream: Upstream) -> None:
+    grant = host.admit(api=1, mail=1)
+    meter = host.meter(grant, api=(upstream.address + "/api/",), mail=(upstream.address + "/mail/",))
+    session = MeteredSession(meter)
+
+    for path in ("/api/1", "/api/2", "/mail/1", "/free/1"):
+        session.get(upstream.address + path)
+    finish(host, grant, meter)
+
+    assert host.spent() == {"api": 2, "mail": 1}
+
+
+# Settling
+
+
+def test_given_no_call_at_all_then_the_declared_cost_counts_unless_every_call_is_metered(
+    tmp_path: Path,
+) -> None:
+    for proven, units in ((False, 3), (True, 0)):
+        host = Host(tmp_path / f"proven-{proven}")
+        grant = host.admit(api=3)
+        finish(host, grant, host.meter(grant), proven=proven)
+        assert host.spent()["api"] == units
+
+
+def test_given_two_quotas_and_calls_of_one_then_the_other_counts_at_its_declared_cost(
+    host: Host, upstream: Upstream
+) -> None:
+    grant = host.admit(api=2, mail=3)
+    meter = host.meter(grant, api=(upstream.address,))
+
+    MeteredSession(meter).get(upstream.address + "/users")
+    finish(host, grant, meter)
+
+    assert host.spent() == {"api": 1, "mail": 3}
+
+
+# Spending by other means
+
+
+def test_given_spend_then_it_counts_instead_of_the_declared_cost(host: Host) -> None:
+    grant = host.admit(api=5)
+    meter = host.meter(grant)
+
+    meter.spend(2)
+    meter.spend(0)
+    finish(host, grant, meter)
+
+    assert meter.calls_made
+    assert host.spent()["api"] == 2
+
+
+def test_given_spend_beyond_what_was_reserved_then_more_is_reserved(host: Host) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+
+    for _ in range(4):
+        meter.spend(2, "api")
+    finish(host, grant, meter)
+
+    assert host.spent()["api"] == 8
+
+
+@pytest.mark.parametrize("units", [-1, 1.5, True, "3", None, 10**12 + 1])
+def test_given_units_that_cannot_be_then_nothing_is_spent(host: Host, units: object) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+
+    with pytest.raises(ValueError, match="whole number"):
+        meter.spend(units)  # type: ignore[arg-type]
+    finish(host, grant, meter, proven=True)
+
+    assert host.spent()["api"] == 0
+
+
+def test_given_a_quota_that_is_not_the_consumers_then_the_names_are_said(host: Host) -> None:
+    grant = host.admit(api=1)
+
+    with pytest.raises(ValueError, match="no quota 'mail'; it names api"):
+        host.meter(grant).spend(1, "mail")
+
+
+def test_given_several_quotas_then_spend_wants_a_name(host: Host) -> None:
+    grant = host.admit(api=1, mail=1)
+
+    with pytest.raises(ValueError, match="name the quota, one of api, mail"):
+        host.meter(grant).spend(1)
+
+
+# Refusals
+
+
+def test_given_nothing_left_then_the_call_is_not_made(host: Host, upstream: Upstream) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+    meter.spend(LIMIT)
+
+    before = len(upstream.calls())
+    with pytest.raises(Unpaid, match="quota api cannot pay"):
+        MeteredSession(meter).get(upstream.address + "/users")
+    with pytest.raises(RateLimited):
+        meter.spend(1)
+    finish(host, grant, meter)
+
+    assert len(upstream.calls()) == before
+    assert isinstance(meter.limited, Unpaid)
+    assert host.spent()["api"] == LIMIT
+
+
+@pytest.mark.parametrize(("path", "said_s"), [("/retry-after/30", 30.0), ("/spent/30", 30.0), ("/retry-after/x", None)])
+def test_given_a_429_then_it_is_raised_and_nothing_more_is_granted(
+    host: Host, upstream: Upstream, path: str, said_s: float | None
+) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+
+    with pytest.raises(RateLimited) as limited:
+        MeteredSession(meter).get(upstream.address + path)
+    finish(host, grant, meter)
+
+    assert (limited.value.retry_after_s, limited.value.quota) == (said_s, "api")
+    assert meter.limited is limited.value
+    assert not isinstance(host.leases.acquire(host.leases.price("calls", {"api": 1})), Grant)
+    assert host.spent()["api"] == 1
+
+
+def test_given_a_task_over_its_timeout_then_it_can_neither_call_nor_spend(host: Host, upstream: Upstream) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+    before = len(upstream.calls())
+
+    meter.stop()
+
+    with pytest.raises(TimedOut):
+        MeteredSession(meter).get(upstream.address + "/users")
+    with pytest.raises(TimedOut):
+        meter.spend(1)
+    finish(host, grant, meter, proven=True)
+    assert len(upstream.calls()) == before
+    assert host.spent()["api"] == 0
+
+
+# Threads
+
+
+def test_given_a_handler_with_threads_of_its_own_then_every_call_is_paid_once(host: Host, upstream: Upstream) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+    session = MeteredSession(meter)
+
+    threads = [threading.Thread(target=session.get, args=(f"{upstream.address}/thread/{n}",)) for n in range(ENOUGH)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    finish(host, grant, meter)
+
+    assert host.spent()["api"] == ENOUGH
+
+
+# The session
+
+
+def test_given_two_calls_then_they_share_a_connection_and_no_cookies(host: Host, upstream: Upstream) -> None:
+    grants = [host.admit(api=1) for _ in range(2)]
+    sessions = [MeteredSession(host.meter(grant)) for grant in grants]
+
+    sessions[0].get(upstream.address + "/pool/1", headers={"x": "1"})
+    sessions[1].get(upstream.address + "/pool/2")
+
+    calls = upstream.calls("/pool/")
+    assert len({call.connection for call in calls}) == 1
+    assert not any("cookie" in call.headers for call in calls)
+    for grant in grants:
+        host.leases.settle(grant)
