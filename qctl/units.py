@@ -51,7 +51,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest exact spelling of a duration in whole milliseconds: 90.0 is `90s`, 900.0 is `15m`, 0.25 is `250ms`."""
+    """The shortest exact spelling of a duration in whole milliseconds: 90.0 is `90s`, 900.0 `15m`, 0.25 `250ms`."""
     milliseconds = round(seconds * 1000)
     for unit in ("d", "h", "m", "s"):
         if milliseconds and milliseconds % _UNIT_MS[unit] == 0:

@@ -1,6 +1,6 @@
 """Real workers on a real broker: an inventory and a handler module in a folder, and `qctl worker start` processes.
 
-Handlers write what happened to append-only files, a line an event; whoever judges reads those, never the worker's words.
+Handlers write what happened to append-only files, a line an event; whoever judges reads those, not the worker's words.
 """
 
 from __future__ import annotations
@@ -141,6 +141,6 @@ class Fleet:
         return [row.split("\t")[-1] for row in self.vhost.ctl("list_consumers", "consumer_tag").splitlines()[1:]]
 
     def queues(self) -> Mapping[str, tuple[int, int]]:
-        """Queue -> (messages ready, unacknowledged); a quorum queue counts anew every 5 s, so wait for what you expect."""
+        """Queue -> (ready, unacknowledged). A quorum queue counts anew every 5 s, so wait for what you expect."""
         rows = self.vhost.ctl("list_queues", "name", "messages_ready", "messages_unacknowledged").splitlines()[1:]
         return {name: (int(ready), int(unacked)) for name, ready, unacked in (row.split("\t") for row in rows)}

@@ -27,7 +27,7 @@ def read_frame(data: bytes) -> tuple[int, Any]:
     try:
         consumed, found = frame.decode_frame(data)
     # A decoder fed with foreign bytes fails in every way there is.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return _unreadable(data, error)
     if type(found) is frame.Header and found.properties.headers and _too_deep(found.properties.headers):
         # What was just readable may not be writable: whoever publishes it again has a deeper stack.

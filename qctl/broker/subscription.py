@@ -15,10 +15,11 @@ OnDelivery = Callable[["Subscription", int, bool, pika.BasicProperties, bytes], 
 
 
 class Subscription:
-    """A consumer tag's life on a channel of its own: consume once, cancel once, settle the rest. Use from the loop's thread.
+    """A consumer tag's life on a channel of its own: consume once, cancel once, settle the rest.
 
     It is not for consuming again: RabbitMQ 3.10's channel process crashes (541) when a tag comes back on a channel that
-    has unsettled deliveries of it. After cancel-ok the channel closes itself with its last settlement. What is given back before cancel-ok waits for it: a message returned earlier would come straight back.
+    has unsettled deliveries of it. After cancel-ok the channel closes itself with its last settlement. What is given
+    back before cancel-ok waits for it: a message returned earlier would come straight back. Use from the loop's thread.
     """
 
     def __init__(self, channel: Channel, queue: str, tag: str, on_delivery: OnDelivery) -> None:
@@ -61,8 +62,12 @@ class Subscription:
         )
 
     async def cancel(self) -> None:
-        """Cancel the tag and wait for cancel-ok; then nothing more arrives, and what was given back is returned."""
-        assert self.consuming
+        """Cancel the tag and wait for cancel-ok; then nothing more arrives, and what was given back is returned.
+
+        Raises ChannelLost, also when the broker has cancelled the tag already.
+        """
+        if self.lost.done():
+            raise self.lost.result()
         await self.channel.call("basic_cancel", consumer_tag=self.tag)
         self.consuming = False
         self._cancelled = True

@@ -162,7 +162,7 @@ class Standings:
     def _judge_consuming(
         self, entry: Entry, mine: Sequence[Waiter], backlog: Mapping[str, int], now_ns: int
     ) -> int | None:
-        if mine and not mine[0].tried:
+        if mine and not mine[0].tried and self.broken is None:
             return now_ns
         needs = self._needs(entry, now_ns, backlog)
         since_ns = mine[0].since_ns if mine else entry.short_since_ns or now_ns
@@ -205,7 +205,7 @@ class Standings:
 
     def _judge_running(self, waiter: Waiter, now_ns: int) -> None:
         """A running task that needs more is told no when it cannot have it in time."""
-        if not waiter.tried:
+        if not waiter.tried and self.broken is None:
             return
         needs = [
             Need(pool.quota, units, units, self._purse(pool.quota, waiter.priced.consumer, now_ns))

@@ -104,7 +104,7 @@ async def claim_host(connection: Connection, host: str, *, patient: bool) -> Non
         if not patient and time.monotonic() > deadline:
             raise HostTaken(
                 f"host {host} is already run from another connection to {connection.address}",
-                hint=f"`rabbitmqctl list_queues name owner_pid` shows who; each machine needs a name of its own (--host).",
+                hint="Each machine needs its own name (--host); `rabbitmqctl list_queues name owner_pid` shows who.",
             )
         if not told:
             told = True

@@ -1,8 +1,8 @@
 """The life of one worker process: two connections, the host's consumers, and an orderly end.
 
-Started by the supervisor as `python -m qctl.worker.process REPORT_FD`, with the plan and then orders on stdin. The main
-thread runs the loop that alone touches the broker; handlers run in threads of their own. When stdin closes the supervisor
-is gone, and so is this process.
+Started by the supervisor as `python -m qctl.worker.process REPORT_FD`, with the plan and then orders on stdin. The
+main thread runs the loop that alone touches the broker; handlers run in threads of their own. When stdin closes the
+supervisor is gone, and so is this process.
 """
 
 from __future__ import annotations

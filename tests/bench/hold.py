@@ -1,8 +1,8 @@
 """Do holds slow anybody down? `python -m tests.bench.hold`.
 
-Two hosts share one queue; web-1 runs out of quota at once. Rates are of 50 ms tasks, so that two cores are not the limit:
-web-2's rate beside the held web-1 against its rate alone; and on web-1 the rate of a consumer without that quota, through
-the hold, against its rate without one.
+Two hosts share one queue; web-1 runs out of quota at once. Rates are of 50 ms tasks, so that two cores are not the
+limit: web-2's rate beside the held web-1 against its rate alone; and on web-1 the rate of a consumer without that
+quota, through the hold, against its rate without one.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ def main() -> None:
             alone, beside, before, through = one_round(brokers.local_broker(node))
             rounds.append((beside / alone, through / before))
             print(f"web-2 alone {alone:.1f}/s, beside a held web-1 {beside:.1f}/s: {beside / alone:.3f}")
-            print(
-                f"web-1, no quota needed: before {before:.1f}/s, through the hold {through:.1f}/s: {through / before:.3f}"
-            )
+            print(f"web-1, no quota: before {before:.1f}/s, through the hold {through:.1f}/s: {through / before:.3f}")
         print(f"median: other host {median(r[0] for r in rounds):.3f}, same host {median(r[1] for r in rounds):.3f}")
 
 

@@ -1,8 +1,8 @@
 """What the worker costs: `python -m tests.bench.worker [MESSAGES]`.
 
 A handler that does nothing, one process, everything on, against a bare consume-and-ack-each loop on pika's
-SelectConnection: the same broker, the same messages, in turns. The worker's rate is taken by its handler, from the first
-task to the last but the few that are in flight.
+SelectConnection: the same broker, the same messages, in turns. The worker's rate is taken by its handler, from the
+first task to the last but the few that are in flight.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def main(messages: int) -> None:
             rounds.append((worker, bare))
             print(f"worker {worker:,.0f}/s, bare loop {bare:,.0f}/s, ratio {worker / bare:.2f}", flush=True)
         ratio = median(worker / bare for worker, bare in rounds)
-        print(f"median: worker {median(w for w, _ in rounds):,.0f}/s, bare {median(b for _, b in rounds):,.0f}/s, {ratio:.2f}")
+        worker, bare = (median(rates) for rates in zip(*rounds, strict=True))
+        print(f"median: worker {worker:,.0f}/s, bare loop {bare:,.0f}/s, ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def test_killing_every_process_at_the_edge_of_the_quota_overspends_nothing_and_l
         calls = api.calls()
         most = most_in_any_window([call.at_ns for call in calls], upstream.window_ns)
         twice = sum(_answered(api).values()) - TASKS
-        print(f"most in any window {most} of {LIMIT}, lost {TASKS - len(_answered(api))}, done twice {twice}, kills {KILLS}")
+        lost = TASKS - len(_answered(api))
+        print(f"most in any window {most} of {LIMIT}, lost {lost}, done twice {twice}, kills {KILLS}")
         assert most <= LIMIT
         assert not [call for call in calls if call.status == REFUSED]
         assert twice <= KILLS * PROCESSES * CONCURRENCY

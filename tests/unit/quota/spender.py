@@ -1,8 +1,8 @@
 """A process that spends: `python spender.py DIRECTORY LOG UNITS PERIOD_NS THREADS FOR_S`.
 
 For each unit it appends a line to LOG, with the boot-time instant, after it reserved and before it settles it: as an
-upstream would count the call. Without a LOG ("-") it spends until it is held, in tasks of 1 to 3 units and then of 1,
-and prints how many units that were.
+upstream would count the call. Without a LOG ("-") it says "ready", waits for a line, spends until it is held, in tasks
+of 1 to 3 units and then of 1, and prints how many units that were.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def main() -> None:
     end_s = time.monotonic() + float(for_s)
     with Leases.open(Path(directory), [Policy("api", (limit,))]) as leases:
         if log == "-":
+            print("ready", flush=True)
+            sys.stdin.readline()
             print(spend_until_held(leases))
             return
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

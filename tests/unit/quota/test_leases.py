@@ -453,7 +453,9 @@ def test_a_ledger_that_cannot_be_written_holds_and_recovers_by_itself(opened: Op
     priced = leases.register("timeline", {"api": 50_000})
 
     with no_writes():
+        start_s = time.monotonic()
         assert leases.acquire(priced) == Hold(None, Cause.LEDGER)
+        assert time.monotonic() - start_s < 0.3 + 0.7
         assert heard.next() == ("timeline", Standing(Hold(None, Cause.LEDGER)))
         assert isinstance(leases.broken, LedgerError)
         # What needs no quota goes on.

@@ -33,21 +33,29 @@ class Spenders:
             subprocess.Popen(
                 [sys.executable, str(SPENDER), *map(str, arguments)],
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
         )
 
-    def finish(self) -> list[str]:
-        """Wait for all; what each printed."""
-        printed = []
+    def spend_together(self) -> list[int]:
+        """Let all begin at once when each is ready, and end; what each has spent."""
+        for process in self.running:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in self.running:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        spent = []
         while self.running:
             process = self.running.pop(0)
             out, err = process.communicate(timeout=60)
             assert (process.returncode, err) == (0, "")
-            printed.append(out)
-        return printed
+            spent.append(int(out))
+        return spent
 
     def kill(self, index: int) -> None:
         process = self.running.pop(index)
@@ -68,13 +76,18 @@ def test_sixteen_processes_spend_exactly_the_limit(spenders: Spenders) -> None:
     limit = Limit(100_000, 3600 * S)
     for _ in range(16):
         spenders.start(limit)
+    spent = spenders.spend_together()
 
-    total = sum(int(printed) for printed in spenders.finish())
+    # And one more for what the last of them gave back when the others had left
+    spenders.start(limit)
+    spent += spenders.spend_together()
 
-    # Then together they spent the limit to the last unit, and the ledger knows of each
+    # Then together they spent the limit to the last unit, all of them had a part, and the ledger knows of each
     ledger = Ledger.open(spenders.directory)
     reading = ledger.readings()["api"]
-    assert total == limit.units
+    assert sum(spent) == limit.units
+    assert min(spent[:16]) > 0
+    assert spent[16] <= 16 * 3
     assert reading.used(ledger.clock.now_ns()) == (limit.units,)
     assert (reading.leased, reading.claims) == ({}, ())
     ledger.close()
