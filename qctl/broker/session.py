@@ -20,6 +20,7 @@ import pika
 import pika.channel
 import pika.exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflow, AMQPConnectorException
 
 from qctl.broker.frames import read_frame
 from qctl.errors import BrokerRefused, BrokerUnreachable, QctlError
@@ -295,6 +296,14 @@ def _translate(error: BaseException, login: Login, address: Endpoint) -> QctlErr
     )
 
 
+def _abandon(workflow: AMQPConnectionWorkflow) -> None:
+    """Give up an attempt. pika asserts that it is not in its AMQP handshake; there its own time limit ends it."""
+    try:
+        workflow.abort()
+    except (AMQPConnectorException, AssertionError) as error:
+        log.debug("abandoning a connection attempt: %s", error)
+
+
 async def _connect_once(login: Login, address: Endpoint, name: str, properties: Mapping[str, str]) -> Connection:
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Any] = loop.create_future()
@@ -309,10 +318,10 @@ async def _connect_once(login: Login, address: Endpoint, name: str, properties: 
     try:
         await asyncio.wait({outcome}, timeout=2 * CONNECT_TIMEOUT_S)
     except asyncio.CancelledError:
-        workflow.abort()
+        _abandon(workflow)
         raise
     if not outcome.done():
-        workflow.abort()
+        _abandon(workflow)
         raise BrokerUnreachable(f"{address} does not answer within {2 * CONNECT_TIMEOUT_S:g} s")
     result = outcome.result()
     if isinstance(result, BaseException):

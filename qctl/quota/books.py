@@ -79,6 +79,10 @@ def follow_clock(connection: sqlite3.Connection, clock: Clock) -> None:
     connection.execute("UPDATE limits SET since_ns = ?", (now_ns,))
     connection.execute("UPDATE quotas SET blocked_until_ns = max(0, blocked_until_ns - ?) + ?", (seen_ns, now_ns))
     connection.execute("DELETE FROM claims")
+    if boot_id != clock.boot_id():
+        # Nobody outlives a reboot, lock file or not.
+        for (process,) in connection.execute("SELECT id FROM processes").fetchall():
+            bury(connection, process, now_ns)
     connection.execute("UPDATE meta SET boot_id = ?, seen_ns = ?", (clock.boot_id(), now_ns))
 
 

@@ -117,6 +117,11 @@ class Ledger:
         """Become a process of this ledger: from now on what is leased here is this process's, until it dies."""
         with self._writing() as connection:
             self._enter(connection)
+            known = {row[0] for row in connection.execute("SELECT id FROM processes")}
+            # Left behind by a crash or a reboot. Who joins makes its file under this lock, so none of them is new.
+            for path in (self._directory / schema.PROCESSES).iterdir():
+                if path.stem not in known and is_dead(path):
+                    path.unlink(missing_ok=True)
         self.bury_dead()
 
     def leave(self) -> None:

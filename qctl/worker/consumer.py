@@ -142,7 +142,7 @@ class LiveConsumer:
     @property
     def busy(self) -> int:
         """Tasks that run, and deliveries on their way out."""
-        running = len(self.executor.running) if self.executor else 0
+        running = self.executor.active if self.executor else 0
         return running + len(self._settled) + len(self._forwarding)
 
     def backlog(self, cost: Mapping[str, int]) -> dict[str, int]:

@@ -101,6 +101,7 @@ class Executor:
     ) -> None:
         self.rules = rules
         self.running: dict[int, Run] = {}
+        self._starting: set[Delivery] = set()
         self._handler = handler
         self._leases = leases
         self._priced = priced
@@ -127,6 +128,11 @@ class Executor:
     def waiting(self) -> int:
         """Deliveries handed in that no slot has taken yet."""
         return self._queue.qsize()
+
+    @property
+    def active(self) -> int:
+        """Tasks that run or are about to."""
+        return len(self.running) + len(self._starting)
 
     def take_back(self) -> list[Delivery]:
         """Everything that no slot has taken yet; it will not be run."""
@@ -184,11 +190,13 @@ class Executor:
         if isinstance(got, Hold):
             self._settled(Settled(delivery, GIVE_BACK))
             return None
+        self._starting.add(delivery)  # before asking: who drains must not overlook what was just allowed
         while (allowed := self._may_start(delivery)) is None:
             time.sleep(SILENCE_POLL_S)
         if not allowed:
             self._leases.settle(got, {})
             self._settled(Settled(delivery, GIVE_BACK))
+            self._starting.discard(delivery)
             return None
         return message, got
 
@@ -213,7 +221,7 @@ class Executor:
             cost[quota] = units if self.rules.proven else max(units, cost[quota])
         return self._leases.price(self.rules.consumer.name, cost)
 
-    def _begin(self, message: Message, grant: Grant) -> tuple[Task, Run]:
+    def _begin(self, delivery: Delivery, message: Message, grant: Grant) -> tuple[Task, Run]:
         rules = self.rules
         task = Task(
             message,
@@ -223,11 +231,12 @@ class Executor:
         )
         run = Run(task, time.monotonic() + rules.consumer.timeout_s)
         self.running[id(run)] = run
+        self._starting.discard(delivery)
         return task, run
 
     def _run(self, delivery: Delivery, message: Message, grant: Grant) -> None:
         assert self._handler.run is not None
-        task, run = self._begin(message, grant)
+        task, run = self._begin(delivery, message, grant)
         started_s = time.perf_counter()
         token = current_task.set(f"{self.rules.address} {message.id or '-'}")
         answer, failure = None, None
@@ -243,7 +252,7 @@ class Executor:
 
     async def _run_async(self, delivery: Delivery, message: Message, grant: Grant) -> None:
         assert self._handler.run_async is not None
-        task, run = self._begin(message, grant)
+        task, run = self._begin(delivery, message, grant)
         started_s = time.perf_counter()
         current_task.set(f"{self.rules.address} {message.id or '-'}")
         failure: BaseException | None = None
@@ -292,8 +301,8 @@ class Executor:
             identity = message.id or "-"
             log.log(level, "task %s id=%s attempt=%d: %s", _words(outcome), identity, message.attempt, outcome.error)
             log.debug("", exc_info=failure)
-        self.running.pop(id(run), None)
         self._settled(Settled(delivery, outcome, message, answer, run_s))
+        self.running.pop(id(run), None)  # last: in between it would be neither running nor on its way out
 
     def _note(self, failure: BaseException) -> None:
         """A handler that was refused by other means than `task.http` says so by raising RateLimited itself."""

@@ -227,7 +227,10 @@ async def _main(plan: Plan, index: int, report: Any) -> int:
 def main() -> None:
     """The process: read the plan, work, end. Never returns."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    # Ctrl-C reaches the whole group; the supervisor decides. Until the loop runs, so does it about SIGTERM.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
 
         def report(**event: Any) -> None:

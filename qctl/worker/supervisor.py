@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 STEADY_S = 5.0
 #: Beyond the drain timeout a process gets this long to close before it is killed.
 KILL_MARGIN_S = 15.0
+#: The first one drains, the second one ends at once.
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Bytes of one report line of a process.
 MAX_REPORT_BYTES = 64 << 10
 
@@ -62,7 +64,7 @@ class Supervisor:
         Raises HostTaken, StateError, HandlerError, and BrokerRefused when the first connection is refused.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDING_SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         lock = HostLock(self.plan.state_directory, self.plan.host.name)
         try:
@@ -157,6 +159,8 @@ class Supervisor:
 
     async def _spawn(self, index: int) -> Child:
         read_end, write_end = os.pipe()
+        # A signal to the whole group must not end a process that cannot answer it yet; it unblocks them itself.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -167,6 +171,7 @@ class Supervisor:
                 pass_fds=(write_end,),
             )
         finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
             os.close(write_end)
         child = Child(index, process, time.monotonic())
         self._children[index] = child

@@ -408,6 +408,22 @@ def test_a_process_without_its_lock_file_is_not_known_to_be_dead(join: Open, dir
     assert used(other) == (30,)
 
 
+def test_lock_files_that_nobody_holds_are_swept_up(join: Open, directory: Path, clock: FakeClock) -> None:
+    # Given a process that was alive when the machine stopped, without its lock file, and a file of nobody's
+    silent = join()
+    assert lease(silent, 30)
+    (directory / "processes" / f"{silent.process}.lock").unlink()
+    (directory / "processes" / "0123456789abcdef.lock").touch()
+    silent.close()
+
+    clock.reboot()
+    after = join()
+
+    assert [path.stem for path in (directory / "processes").iterdir()] == [after.process]
+    assert after.readings()["api"].leased == {}
+    assert used(after) == (30,)
+
+
 def test_who_leaves_is_forgotten_and_takes_its_file_along(join: Open, directory: Path) -> None:
     leaving, other = join(), join()
     assert lease(leaving, 30)
