@@ -277,7 +277,7 @@ def _translate(error: BaseException, login: Login, address: Endpoint) -> QctlErr
         ):
             return BrokerRefused(
                 f"{address} refused the login of user {login.username!r}",
-                hint="Check `broker.username` and `broker.password`, or $QCTL_USERNAME and $QCTL_PASSWORD.",
+                hint="Check `broker.username` and `broker.password`; commands prefer $QCTL_USERNAME, $QCTL_PASSWORD.",
             )
         if isinstance(leaf, pika.exceptions.ProbableAccessDeniedError) or code in (530, 404):
             return BrokerRefused(

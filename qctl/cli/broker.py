@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qctl.cli import render
-from qctl.cli.options import Duration, Settings, pass_settings
+from qctl.cli.options import Duration, Output, Settings, pass_settings
 from qctl.cli.render import Column
 from qctl.errors import Exit, InventoryError, UsageError
 
@@ -110,7 +110,8 @@ def _inventory_in_use(settings: Settings) -> Path | None:
 
 def _show(settings: Settings, node: LocalNode, state: NodeState, info: NodeInfo | None) -> None:
     item = document(node.directory, state, info)
-    render.show(settings, items=[item], columns=COLUMNS, name=lambda each: str(each["node"]), document=item)
+    named = [item] if item["node"] or settings.output is not Output.NAME else []
+    render.show(settings, items=named, columns=COLUMNS, name=lambda each: str(each["node"]), document=item)
 
 
 def document(directory: Path, state: NodeState, info: NodeInfo | None) -> dict[str, Any]:

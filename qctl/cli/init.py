@@ -27,7 +27,7 @@ def init(settings: Settings, force: bool) -> None:
     path = settings.inventory or Path("inventory.yaml")
     write(path, starter(socket.gethostname()), force=force)
     render.line(path)
-    render.say(settings, "Next: qctl broker up, then qctl worker start, and in another terminal: qctl enqueue hello")
+    render.say(settings, "Next: qctl broker up, then qctl worker start, and elsewhere: qctl enqueue hello '{}'")
 
 
 def starter(hostname: str) -> str:

@@ -75,28 +75,32 @@ def start(
     """Take tasks, spend this host's quota and never more, until SIGTERM or Ctrl-C.
 
     The first signal drains: what runs is finished, the rest goes back to the queues, exit 0. The second one ends at
-    once, exit 1. While the broker is unreachable it is tried for ever; a refusal of the first connection exits 5.
+    once, exit 1. SIGHUP reads the inventory anew and, if it is good, replaces the processes one by one. While the
+    broker is unreachable it is tried for ever; a refusal of the first connection exits 5.
     """
     from qctl.worker import logs, supervisor
     from qctl.worker.hostlock import state_directory
     from qctl.worker.plan import Plan
 
-    inventory = settings.load()
-    chosen = _only(_host(inventory, host), only)
     verbosity = -1 if settings.quiet else settings.verbose
-    logs.configure(chosen.name, log_format=log_format, verbosity=verbosity)
-    plan = Plan(
-        inventory_path=inventory.path.absolute(),
-        broker=inventory.broker,
-        settings=inventory.worker,
-        host=chosen,
-        ladder_s=inventory.ladder_s,
-        state_directory=state_directory(state_dir),
-        drain_timeout_s=drain_timeout,
-        log_format=log_format,
-        verbosity=verbosity,
-    )
-    return supervisor.run(plan, processes)
+
+    def plan() -> Plan:
+        inventory = settings.load()
+        return Plan(
+            inventory_path=inventory.path,
+            broker=inventory.broker,
+            settings=inventory.worker,
+            host=_only(_host(inventory, host), only),
+            ladder_s=inventory.ladder_s,
+            state_directory=state_directory(state_dir),
+            drain_timeout_s=drain_timeout,
+            log_format=log_format,
+            verbosity=verbosity,
+        )
+
+    first = plan()
+    logs.configure(first.host.name, log_format=log_format, verbosity=verbosity)
+    return supervisor.run(first, processes, plan)
 
 
 def _host(inventory: Inventory, name: str | None) -> Host:

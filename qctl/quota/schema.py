@@ -116,7 +116,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             what, hint = (
                 "is corrupt",
-                "Stop the host's worker, move the file away and start with the window counted as spent.",
+                "Stop the host's worker for one window, move the file away, and start it again.",
             )
         elif code == sqlite3.SQLITE_READONLY:
             what, hint = "was moved or is read-only", "Make the state directory writable to the worker."

@@ -119,7 +119,7 @@ class LiveConsumer:
         self._settled: deque[Settled] = deque()
         self._forwarding: set[asyncio.Task[None]] = set()
         self._forward_trouble = 0
-        self._shown = State.DOWN
+        self._shown = f"{State.DOWN}: {self.why_down}"  # no news
 
     # What should be
 
@@ -189,15 +189,16 @@ class LiveConsumer:
 
     def _show(self) -> None:
         """One log line a state change."""
-        state = self.state
-        if state is self._shown:
-            return
-        self._shown = state
-        why = ""
+        state, why = self.state, ""
         if state is State.HELD:
             why = ": " + "; ".join(self._holds.values())
         elif state is State.DOWN:
             why = f": {self.why_down}"
+        # A hold's words count down and would be news every time; what is wrong with a queue is news when it changes.
+        shown = f"{state}{why}" if state is State.DOWN else str(state)
+        if shown == self._shown:
+            return
+        self._shown = shown
         log.log(logging.WARNING if state is State.DOWN else logging.INFO, "%s %s%s", self.address, state, why)
 
     # Keeping it so

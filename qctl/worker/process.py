@@ -186,15 +186,15 @@ class WorkerProcess:
     async def _finish(self) -> bool:
         """Give back what has not started and wait for the rest, at most the drain timeout."""
         started_s = time.monotonic()
-        log.info("%s draining", self.origin)
+        log.info("draining")
         for live in self._consumers.values():
             live.drain()
         while busy := sum(live.busy for live in self._consumers.values()):
             if time.monotonic() - started_s > self.plan.drain_timeout_s:
-                log.error("%s gives up %d tasks still running after %g s", self.origin, busy, self.plan.drain_timeout_s)
+                log.error("still running after %g s, given up: %d task(s)", self.plan.drain_timeout_s, busy)
                 return False
             await asyncio.sleep(0.02)
-        log.info("%s drained in %.1f s", self.origin, time.monotonic() - started_s)
+        log.info("drained in %.1f s", time.monotonic() - started_s)
         return True
 
     async def _ticks(self) -> None:

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from qctl.broker.login import login_for
@@ -42,13 +43,25 @@ class Child:
     index: int
     process: asyncio.subprocess.Process
     started_s: float
+    ready: asyncio.Future[bool]
+    replaced: bool = False
+
+    def order(self, words: bytes) -> None:
+        """Write an order; a process that is gone needs none."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError, RuntimeError):
+            self.process.stdin.write(words)
 
 
 class Supervisor:
     """`run` returns the exit code of `qctl worker start`."""
 
-    def __init__(self, plan: Plan, processes: int) -> None:
+    def __init__(self, plan: Plan, processes: int, replan: Callable[[], Plan]) -> None:
+        """replan: reads the inventory anew, for SIGHUP; raises QctlError when it is not good."""
         self.plan = plan
+        self._replan = replan
+        self._replacing: asyncio.Task[None] | None = None
+        self._spawned = asyncio.Event()
         self.processes = processes
         self._children: dict[int, Child] = {}
         self._listeners: set[asyncio.Task[None]] = set()
@@ -66,6 +79,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in ENDING_SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         lock = HostLock(self.plan.state_directory, self.plan.host.name)
         try:
             return await self._run()
@@ -148,6 +162,8 @@ class Supervisor:
             del self._children[index]
             if self._stopping.is_set() or self._fatal is not None:
                 return code
+            if child.replaced:
+                continue
             lived_s = time.monotonic() - child.started_s
             if lived_s > STEADY_S:
                 pauses = backoff()
@@ -173,21 +189,21 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
             os.close(write_end)
-        child = Child(index, process, time.monotonic())
+        child = Child(index, process, time.monotonic(), asyncio.get_running_loop().create_future())
         self._children[index] = child
+        self._spawned.set()
         log.info("process %d started pid=%d", index, process.pid)
-        listener = asyncio.get_running_loop().create_task(self._listen(read_end))
+        listener = asyncio.get_running_loop().create_task(self._listen(read_end, child))
         self._listeners.add(listener)  # the loop itself keeps only a weak reference
         listener.add_done_callback(self._listeners.discard)
-        assert process.stdin is not None
-        process.stdin.write(plans.write(self.plan, index))
+        child.order(plans.write(self.plan, index))
         if self._claimed:
-            process.stdin.write(b"go\n")
+            child.order(b"go\n")
         if self._stopping.is_set():
-            process.stdin.write(b"drain\n")
+            child.order(b"drain\n")
         return child
 
-    async def _listen(self, read_end: int) -> None:
+    async def _listen(self, read_end: int, child: Child) -> None:
         """Take a process's reports until it closes the pipe."""
         reader = asyncio.StreamReader(limit=MAX_REPORT_BYTES)
         loop = asyncio.get_running_loop()
@@ -199,6 +215,7 @@ class Supervisor:
                 event = json.loads(line)
                 if event["event"] == "ready":
                     self._ready += 1
+                    child.ready.set_result(True)
                 elif self._fatal is None and not self._ready:
                     # Only before anything ran: what fails later may heal, and the other processes go on.
                     self._fatal = HandlerError(event["message"], hint=event["hint"])
@@ -208,6 +225,39 @@ class Supervisor:
                     log.error("process failed: %s", event["message"])
         finally:
             transport.close()
+            if not child.ready.done():
+                child.ready.set_result(False)
+
+    # A new inventory
+
+    def _on_hangup(self) -> None:
+        if self._replacing is None or self._replacing.done():
+            self._replacing = asyncio.get_running_loop().create_task(self._replace())
+
+    async def _replace(self) -> None:
+        """Take the inventory anew and replace the processes one by one; change nothing when it is not good."""
+        try:
+            plan = self._replan()
+        except QctlError as error:
+            log.error("SIGHUP: nothing changes: %s", "; ".join([error.message, *getattr(error, "mistakes", ())]))
+            return
+        log.info("SIGHUP: the inventory is good, replacing %d processes", self.processes)
+        before, self.plan = self.plan, plan
+        for index in range(self.processes):
+            child = self._children.get(index)
+            if child is not None:
+                child.replaced = True
+                child.order(b"drain\n")
+            while (successor := self._children.get(index)) in (child, None) and not self._stopping.is_set():
+                self._spawned.clear()
+                await self._spawned.wait()
+            if self._stopping.is_set():
+                return
+            if successor is not None and not await successor.ready:
+                log.error("SIGHUP: process %d does not start with the new inventory; the old one goes on", index)
+                self.plan = before
+                return
+        log.info("SIGHUP: all processes run with the new inventory")
 
     # The end
 
@@ -227,9 +277,7 @@ class Supervisor:
 
     def _order(self, order: bytes) -> None:
         for child in self._children.values():
-            assert child.process.stdin is not None
-            with contextlib.suppress(OSError, RuntimeError):
-                child.process.stdin.write(order)
+            child.order(order)
 
     def _kill(self, why: str) -> None:
         for child in list(self._children.values()):
@@ -247,10 +295,10 @@ def ended(code: int) -> str:
     return f"ended with {code}"
 
 
-def run(plan: Plan, processes: int) -> int:
+def run(plan: Plan, processes: int, replan: Callable[[], Plan]) -> int:
     """Run a host's worker in the foreground until a signal ends it; the exit code. Raises as Supervisor.run."""
 
     async def main() -> int:
-        return await Supervisor(plan, processes).run()
+        return await Supervisor(plan, processes, replan).run()
 
     return asyncio.run(main())

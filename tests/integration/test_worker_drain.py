@@ -25,6 +25,7 @@ from tests.integration.worker_harness import (
     await_history,
     children,
     group_members,
+    start_consuming,
     wire,
 )
 
@@ -57,11 +58,7 @@ class Site:
     gate: Path
 
     def start(self, *arguments: str, processes: int = 1) -> Worker:
-        log = self.fleet.directory / "web-1.log"
-        before = len(log.read_text()) if log.exists() else 0
-        worker = self.fleet.start("web-1", "--processes", str(processes), *arguments, ready=False)
-        await_consuming(worker, "waits", "quick", processes=processes, after=before)
-        return worker
+        return start_consuming(self.fleet, "web-1", "waits", "quick", arguments=arguments, processes=processes)
 
     def fill(self, count: int) -> set[str]:
         """Enqueue tasks that wait at the gate, and wait until all slots are taken."""
@@ -139,13 +136,14 @@ def test_race_of_a_drain_and_tasks_that_just_start_runs_nothing_twice(local_vhos
             fleet.enqueue(kind, range(each))
 
         # When it is, again and again
-        for round_ in range(1, 6):
-            worker = fleet.start("web-1", ready=False)
-            await_history(fleet, "ran", round_ * each // 4)
+        for _ in range(6):
+            before = len(fleet.history("ran"))
+            worker = start_consuming(fleet, "web-1", *kinds)
+            await_history(fleet, "ran", before + each // 6)
             assert worker.stop() == 0
 
         # Then each task has run once
-        last = fleet.start("web-1", ready=False)
+        last = start_consuming(fleet, "web-1", *kinds)
         await_history(fleet, "ran", len(kinds) * each)
         assert last.stop() == 0
         times = Counter(fleet.history("ran"))

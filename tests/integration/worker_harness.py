@@ -8,7 +8,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +139,15 @@ def await_consuming(worker: Worker, *consumers: str, processes: int = 1, after: 
     for consumer in consumers:
         line = f" {worker.host}/{consumer} consuming"
         wait_until(f"{consumer} consuming", lambda line=line: worker.log()[after:].count(line) >= processes)
+
+
+def start_consuming(fleet: Fleet, host: str, *consumers: str, arguments: Iterable[str] = (), processes: int = 1) -> Worker:
+    """Start a worker of a host that may have had others before, and wait until all of it consumes."""
+    log = fleet.directory / f"{host}.log"
+    before = len(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else 0
+    worker = fleet.start(host, "--processes", str(processes), *arguments, ready=False)
+    await_consuming(worker, *consumers, processes=processes, after=before)
+    return worker
 
 
 def assert_no_traceback(text: str) -> None:
