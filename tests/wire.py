@@ -82,9 +82,9 @@ def depth(vhost: Vhost, queue: str) -> int:
         return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 
-def fill(vhost: Vhost, queue: str, count: int) -> list[bytes]:
-    """Put `count` different messages into a queue, and return their bodies."""
-    bodies = [b"%d" % number for number in range(count)]
+def fill(vhost: Vhost, queue: str, count: int, *, size_bytes: int = 0) -> list[bytes]:
+    """Put `count` different messages into a queue, each of at least that size, and return their bodies."""
+    bodies = [(b"%d" % number).ljust(size_bytes) for number in range(count)]
     with stranger(vhost) as channel:
         for body in bodies[:-1]:
             channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2))
@@ -98,15 +98,13 @@ def take_all(vhost: Vhost, queue: str) -> list[Found]:
     """Everything that waits in a queue, taken out of it, in order."""
     found: list[Found] = []
     with stranger(vhost) as channel:
-        channel.basic_qos(prefetch_count=1000)
         count = channel.queue_declare(queue, passive=True).method.message_count
         if not count:
             return found
-        for method, properties, body in channel.consume(queue, inactivity_timeout=STEP_TIMEOUT_S):
+        for method, properties, body in channel.consume(queue, auto_ack=True, inactivity_timeout=STEP_TIMEOUT_S):
             assert method is not None, f"{len(found)} of {count} messages of {queue} came"
             found.append(Found(properties, body, method.redelivered))
             if len(found) == count:
-                channel.basic_ack(method.delivery_tag, multiple=True)
                 break
         channel.cancel()
         assert channel.queue_declare(queue, passive=True).method.message_count == 0

@@ -355,14 +355,16 @@ def _carry(
         if longer
         else max((it for it, _, _ in old), key=lambda it: it.period_ns)
     )
+    # A doubtful unit lingers at most a window, so under a longer one it may be counted later; which are, nobody knows.
+    linger_ns = max(0, new.linger_ns - base.linger_ns)
     for expires_ns, units in connection.execute(
         "SELECT expires_ns, units FROM spent WHERE quota = ? AND period_ns = ?", (quota_id, base.period_ns)
     ).fetchall():
-        counted_ns = expires_ns - base.kept_ns
+        counted_ns = expires_ns - base.kept_ns + linger_ns
         if expiry(counted_ns, new) > now_ns:
             _add_spent(connection, quota_id, new, counted_ns, units)
-    begin_ns = max(created_ns, now_ns - new.kept_ns - new.bucket_ns)
+    begin_ns = max(created_ns, now_ns - new.kept_ns - new.bucket_ns - linger_ns)
     unknown_ns = now_ns - base.kept_ns - begin_ns
     if unknown_ns > 0:
         bounds = [peak * -(-unknown_ns // it.period_ns) for it, peak, since_ns in old if since_ns <= begin_ns]
-        _add_spent(connection, quota_id, new, now_ns - base.kept_ns, min([_UNKNOWN_UNITS, *bounds]))
+        _add_spent(connection, quota_id, new, now_ns - base.kept_ns + linger_ns, min([_UNKNOWN_UNITS, *bounds]))

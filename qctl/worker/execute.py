@@ -256,17 +256,17 @@ class Executor:
         started_s = time.perf_counter()
         current_task.set(f"{self.rules.address} {message.id or '-'}")
         failure: BaseException | None = None
+        limit = asyncio.timeout(self.rules.consumer.timeout_s)
         try:
             if message.is_json:
                 task.payload  # noqa: B018
-            async with asyncio.timeout(self.rules.consumer.timeout_s):
+            async with limit:
                 await self._handler.run_async(task)
-        except TimeoutError as error:
-            over = time.monotonic() >= run.deadline_s
-            failure = TimedOut(f"the task ran longer than {self.rules.consumer.timeout_s:g} s") if over else error
         # As above: the user's code, and a cancelled coroutine is a failed task.
         except BaseException as error:  # noqa: BLE001
             failure = error
+        if limit.expired():  # also when the handler swallowed the cancellation
+            failure = TimedOut(f"the task ran longer than {self.rules.consumer.timeout_s:g} s")
         self._end(delivery, message, grant, run, failure, None, time.perf_counter() - started_s)
         self._slots.release()
 

@@ -23,6 +23,7 @@ class Taken:
 
     def __init__(self) -> None:
         self.deliveries: dict[int, bytes] = {}
+        self.first = asyncio.Event()
         self.subscription: Subscription
 
     @classmethod
@@ -34,6 +35,7 @@ class Taken:
     def note(self, _: Subscription, tag: int, redelivered: bool, __: pika.BasicProperties, body: bytes) -> None:
         assert tag not in self.deliveries
         self.deliveries[tag] = body
+        self.first.set()
 
     async def have(self, count: int) -> None:
         await until(f"{count} deliveries", lambda: len(self.deliveries) >= count)
@@ -68,7 +70,7 @@ async def test_no_more_is_delivered_than_asked_for(vhost: Vhost) -> None:
         assert taken.subscription.unsettled == 0
 
         # and with the last settlement the channel closes itself
-        assert (await closed(taken.subscription)).code == 0 or not taken.subscription.is_open
+        await closed(taken.subscription)
     assert sorted(found.body for found in take_all(vhost, "q")) == sorted(bodies[10:])
 
 
@@ -111,7 +113,6 @@ async def test_thirty_pauses_cost_no_message_of_ours(vhost: Vhost) -> None:
             await taken.have(10)
             taken.subscription.give_back(taken.deliveries)
             await taken.subscription.cancel()
-            await closed(taken.subscription)
 
     # then all are there, and none is dead
     assert sorted(found.body for found in take_all(vhost, "work")) == sorted(bodies)
@@ -137,7 +138,6 @@ async def test_thirty_pauses_kill_messages_of_a_queue_with_a_low_limit_on_older_
             await taken.have(10)
             taken.subscription.give_back(taken.deliveries)
             await taken.subscription.cancel()
-            await closed(taken.subscription)
     alive = len(take_all(vhost, "theirs"))
 
     # then brokers before 4.3 count each return, and later ones do not: that is why ours have a large limit
@@ -149,14 +149,14 @@ async def test_thirty_pauses_kill_messages_of_a_queue_with_a_low_limit_on_older_
 async def test_what_arrives_after_the_cancel_was_sent_is_handed_over_and_never_rejected(vhost: Vhost) -> None:
     # given a queue that has more than fits on the way
     make_queue(vhost)
-    bodies = fill(vhost, "q", 3000)
+    bodies = fill(vhost, "q", 2500, size_bytes=2000)
     handed: list[bytes] = []
     late = 0
     async with connected(vhost) as connection:
         for _ in range(10):
             taken = await Taken.open(connection)
             await taken.subscription.consume(2000)
-            await taken.have(1)
+            await taken.first.wait()
 
             # when it is cancelled in the middle of the flood
             before = len(taken.deliveries)
@@ -167,7 +167,6 @@ async def test_what_arrives_after_the_cancel_was_sent_is_handed_over_and_never_r
             assert taken.subscription.unsettled == len(taken.deliveries)
             handed += taken.deliveries.values()
             taken.subscription.ack(taken.deliveries)
-            await closed(taken.subscription)
             if len(handed) > 2000:
                 break
     assert late, "nothing arrived between cancel and cancel-ok: this proved nothing"
@@ -178,7 +177,7 @@ async def test_what_arrives_after_the_cancel_was_sent_is_handed_over_and_never_r
     assert not any(found.redelivered for found in left)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @scenario
 async def test_whatever_the_order_of_settling_exactly_what_is_acked_is_gone(local_vhost: Vhost, seed: int) -> None:
     # given many deliveries, and a random order in which tasks end, some acked and some given back
@@ -208,7 +207,8 @@ async def test_whatever_the_order_of_settling_exactly_what_is_acked_is_gone(loca
         if taken.subscription.consuming:
             await taken.subscription.cancel()
 
-        # then nothing is left to settle
+        # then nothing is left to settle, and the channel closes, but not before the broker has digested it all: of
+        # what is settled in a burst right before a close, a quorum queue forgets most
         assert taken.subscription.unsettled == 0
         await closed(taken.subscription)
 

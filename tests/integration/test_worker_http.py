@@ -16,7 +16,7 @@ from tests.fleet import Fleet, Worker, wait_until
 from tests.integration.worker_harness import Letter, Wire, assert_no_traceback, await_consuming, spent, wire
 from tests.upstream import Call, Upstream
 
-SECRET = "correct horse"  # noqa: S105
+SECRET = "correct horse"
 RETRY = {"attempts": 2, "delays": ["1s"]}
 
 

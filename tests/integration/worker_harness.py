@@ -141,7 +141,9 @@ def await_consuming(worker: Worker, *consumers: str, processes: int = 1, after: 
         wait_until(f"{consumer} consuming", lambda line=line: worker.log()[after:].count(line) >= processes)
 
 
-def start_consuming(fleet: Fleet, host: str, *consumers: str, arguments: Iterable[str] = (), processes: int = 1) -> Worker:
+def start_consuming(
+    fleet: Fleet, host: str, *consumers: str, arguments: Iterable[str] = (), processes: int = 1
+) -> Worker:
     """Start a worker of a host that may have had others before, and wait until all of it consumes."""
     log = fleet.directory / f"{host}.log"
     before = len(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else 0

@@ -320,6 +320,20 @@ def test_a_changed_period_inherits_what_was_spent(join: Open, clock: FakeClock, 
     assert used(ledger) == ((70,) if longer else (0,))
 
 
+def test_what_lingers_under_a_short_window_lingers_longer_under_a_long_one(join: Open, clock: FakeClock) -> None:
+    # Given a call of unknown fate, which the upstream may count for two seconds more, a window
+    ledger = join(Policy("api", (Limit(100, 2 * S),)))
+    ledger.exchange(Exchange(doubtful={"api": {ledger.clock.now_ns(): 5}}))
+
+    # When the window is ten seconds, it may be counted for ten
+    ledger.configure([Policy("api", (Limit(100, 10 * S),))])
+
+    clock.pass_ns(20 * S)
+    assert used(ledger) == (5,)
+    clock.pass_ns(20 * 10**6)
+    assert used(ledger) == (0,)
+
+
 def test_a_longer_period_counts_what_nobody_remembers_as_what_was_possible(join: Open, clock: FakeClock) -> None:
     # Given a quota that has been kept for a minute with ten a second, of which none was used
     ledger = join(Policy("api", (Limit(10, S),)))

@@ -106,7 +106,7 @@ def test_processes_that_are_killed_or_stopped_never_spend_too_much(spenders: Spe
         return [int(line) for line in log.read_text().splitlines()] if log.exists() else []
 
     # When they are killed or stopped at any moment, again and again
-    for turn in range(12):
+    for turn in range(9):
         before = len(calls())
         deadline_s = time.monotonic() + 10
         while len(calls()) == before and time.monotonic() < deadline_s:

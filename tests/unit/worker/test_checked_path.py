@@ -163,7 +163,7 @@ HARMLESS = [
 
 
 def stays_below(base_url: str, url: str) -> bool:
-    """Whether a URL lies below the base for a client, and for servers that decode and normalise as often as they like."""
+    """Whether a URL lies below the base, also for a server that decodes and normalises as often as it likes."""
     base, found = urlsplit(base_url), urlsplit(url)
     seen = found.path
     for _ in range(6):
@@ -178,7 +178,7 @@ def stays_below(base_url: str, url: str) -> bool:
 
 @pytest.mark.parametrize("path", ADDRESSES + ATTACKS, ids=lambda path: ascii(path)[:40])
 def test_given_a_path_that_tries_to_leave_then_the_payload_is_malformed(path: object) -> None:
-    with pytest.raises(Malformed, match="payload.path"):
+    with pytest.raises(Malformed, match=r"payload\.path"):
         checked_path(path)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from qctl.quota import Grant, Ledger, Leases, Limit, Policy
+from qctl.quota import Grant, Leases, Ledger, Limit, Policy
 from qctl.units import NS_PER_S
 from qctl.worker.http import MeteredSession
 from qctl.worker.signals import RateLimited, TimedOut, Unpaid

@@ -194,5 +194,5 @@ def test_a_rung_is_the_shortest_that_is_long_enough_or_the_longest_there_is(
 @pytest.mark.parametrize("delay", ["soon", "5", "-1s", -1, float("nan")])
 def test_given_a_delay_that_cannot_be_then_the_signal_says_so_where_it_is_made(delay: float | str) -> None:
     for signal in (Retry, RateLimited):
-        with pytest.raises(ValueError, match="dela|duration"):
+        with pytest.raises(ValueError, match=r"delay|duration"):
             signal(delay)
