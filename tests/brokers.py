@@ -64,7 +64,7 @@ class Broker:
 
     def close_connections(self, reason: str = "closed by a test") -> None:
         """Close every client connection, as an operator can."""
-        self.ctl("close_all_connections", reason)
+        self.ctl("close_all_connections", "--global", reason)
 
     def api(self, method: str, path: str, body: object = None) -> Any:
         """Call the management API, `api("GET", "/queues/%2F")`. None for no body, and for 404 of GET and DELETE."""

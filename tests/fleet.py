@@ -115,7 +115,7 @@ class Fleet:
         worker = Worker(self, host, arguments)
         self.workers.append(worker)
         if ready:
-            worker.await_log(" consuming")
+            worker.await_log(" consuming\n")
         return worker
 
     def enqueue(self, consumer: str, payloads: Iterable[Any], *arguments: str) -> None:

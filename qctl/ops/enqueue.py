@@ -137,6 +137,7 @@ class Enqueuer:
         self._confirmed = 0
         self._last_line = skip
         self._refused: list[int] = []
+        self._refusing = False  # the last fate told was a refusal
         self._connection: Connection | None = None
         self._publisher: Publisher | None = None
         self._failure: QctlError | None = None
@@ -230,8 +231,10 @@ class Enqueuer:
             self._confirmed += 1
             self._moved_s = time.monotonic()
             self._lost_s = None
+            self._refusing = False
         elif fate is Published.REFUSED:
             self._refused.append(order)
+            self._refusing = True
         elif fate is Published.UNROUTABLE:
             self._failure = QctlError(
                 f"no queue took the task: {self._wanted.queue} is not bound to {self._exchange}",
@@ -269,7 +272,7 @@ class Enqueuer:
                 f"the broker has taken no tasks for {STALL_S:g} s (memory or disk alarm)",
                 hint="See `rabbitmq-diagnostics alarms`; run the command again when the alarm is over.",
             )
-        if self._refused:
+        if self._refusing:
             raise BrokerBlocked(
                 f"queue {self._wanted.queue} has refused every task for {STALL_S:g} s",
                 hint="Is it full, or its node in trouble? See `rabbitmqctl list_queues name messages policy`.",
@@ -353,6 +356,6 @@ class Enqueuer:
                 state = "broker lost, trying again"
             elif self._connection is not None and self._connection.blocked:
                 state = "broker blocked"
-            elif self._refused:
+            elif self._refusing:
                 state = "queue full, trying again"
             self._on_progress(self.report, state)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from qctl.errors import LedgerError, UnknownName
 from qctl.quota import books, schema
-from qctl.quota.books import Account
+from qctl.quota.books import Account, Head
 from qctl.quota.clock import Clock, boot_clock
+from qctl.quota.desk import Desk
 from qctl.quota.liveness import Lifeline, is_dead
 from qctl.quota.policy import Policy, enforced
 from qctl.quota.window import Reading
@@ -90,6 +91,8 @@ class Ledger:
         self._words: Words | None = None
         self._lifeline: Lifeline | None = None
         self._policies: dict[str, Policy] = {}
+        #: The quotas as of a version of the limits.
+        self._known: tuple[int, Mapping[str, Account]] = (-1, {})
         self._closed = False
 
     @classmethod
@@ -115,7 +118,7 @@ class Ledger:
 
     def join(self) -> None:
         """Become a process of this ledger: from now on what is leased here is this process's, until it dies."""
-        with self._writing() as connection:
+        with self._writing() as (connection, _, _):
             self._enter(connection)
             known = {row[0] for row in connection.execute("SELECT id FROM processes")}
             # Left behind by a crash or a reboot. Who joins makes its file under this lock, so none of them is new.
@@ -126,7 +129,7 @@ class Ledger:
 
     def leave(self) -> None:
         """End orderly. What was not given back counts as spent, as if the process had died."""
-        with self._writing() as connection:
+        with self._writing() as (connection, _, _):
             books.bury(connection, self.process, self.clock.now_ns())
         if self._lifeline:
             self._lifeline.cut(remove=True)
@@ -137,11 +140,11 @@ class Ledger:
 
         Writes nothing when none is dead.
         """
-        with self._reading() as connection:
+        with self._reading() as (connection, _):
             others = [row[0] for row in connection.execute("SELECT id FROM processes") if row[0] != self.process]
         dead = [process for process in others if is_dead(self._lock_path(process))]
         if dead:
-            with self._writing() as connection:
+            with self._writing() as (connection, _, _):
                 now_ns = self.clock.now_ns()
                 for process in dead:
                     books.bury(connection, process, now_ns)
@@ -155,65 +158,69 @@ class Ledger:
         """Set the limits of these quotas; others stay as they are. A change voids the quota's leases at once."""
         policies = tuple(policies)
         self._policies |= {policy.name: policy for policy in policies}
-        with self._writing() as connection:
+        with self._writing() as (connection, _, _):
             self._configure(connection, policies)
 
     def block(self, quota: str, until_ns: int) -> None:
         """The upstream said: nothing before `until_ns`. Voids the quota's leases at once; never shortens a block."""
-        with self._writing() as connection:
-            account = self._account(books.accounts(connection), quota)
+        with self._writing() as (connection, _, accounts):
+            account = _account(accounts, quota)
             if until_ns > account.blocked_until_ns:
                 books.block(connection, account, until_ns)
                 self.words.set_epoch(account.quota_id, account.epoch + 1)
 
     def slots(self) -> dict[str, int]:
         """Where the shared page has the epoch of each quota."""
-        with self._reading() as connection:
-            return {name: account.quota_id for name, account in books.accounts(connection).items()}
+        with self._reading() as (_, accounts):
+            return {name: account.quota_id for name, account in accounts.items()}
 
     # -- units
 
     def exchange(self, request: Exchange) -> Response:
         """Settle, give back, and lease, in one transaction. Nothing is written when nothing changes."""
-        with self._writing() as connection:
-            if not connection.execute("SELECT 1 FROM processes WHERE id = ?", (self.process,)).fetchone():
+        with self._writing() as (connection, head, accounts):
+            if not head.is_member:
                 self._enter(connection)
                 return Response(void=True)
             now_ns = self.clock.now_ns()
-            accounts = books.accounts(connection)
             for account in accounts.values():
                 self.words.set_epoch(account.quota_id, account.epoch)
-            self._book(connection, accounts, request, now_ns)
+            desk = Desk(connection, self.process, now_ns, head)
+            desk.state({_account(accounts, name).quota_id: units for name, units in request.held.items()})
+            for settled, lingers in ((request.settled, False), (request.doubtful, True)):
+                for name, units_at in settled.items():
+                    books.spend(connection, _account(accounts, name), units_at, now_ns=now_ns, lingers=lingers)
             for consumer in request.unclaim:
-                books.unclaim(connection, self.process, consumer)
-            involved = {accounts[name].quota_id for want in request.wants for name in want.cost if name in accounts}
-            involved |= {accounts[name].quota_id for name in request.top_up if name in accounts}
-            desk = books.Desk(
-                connection, self.process, now_ns, [a for a in accounts.values() if a.quota_id in involved]
+                desk.unclaim(consumer)
+            involved = {name for want in request.wants for name in want.cost} | set(request.top_up)
+            desk.open(_account(accounts, name) for name in sorted(involved))
+            granted = tuple(
+                desk.grant(
+                    want.consumer,
+                    [(accounts[name], units) for name, units in want.cost.items()],
+                    claim=want.claim,
+                )
+                for want in request.wants
             )
-            granted = tuple(self._grant(desk, accounts, want) for want in request.wants)
-            leased = {
-                name: desk.lease_ahead(accounts[name], left_units)
-                for name, left_units in request.top_up.items()
-                if name in accounts
-            }
+            leased = {name: desk.lease_ahead(accounts[name], left) for name, left in request.top_up.items()}
             desk.store()
-            readings = {} if all(granted) else books.readings(connection, accounts, now_ns)
+            if request.settled or request.doubtful:
+                books.sweep(connection, head, accounts.values(), now_ns)
             return Response(
                 granted=granted,
                 leased=leased,
                 epochs={name: account.epoch for name, account in accounts.items()},
-                readings=readings,
+                readings={} if all(granted) else books.readings(connection, accounts, now_ns),
             )
 
     def readings(self) -> Mapping[str, Reading]:
         """All that is known about each quota; takes no write lock."""
-        with self._reading() as connection:
-            return books.readings(connection, books.accounts(connection), self.clock.now_ns())
+        with self._reading() as (connection, accounts):
+            return books.readings(connection, accounts, self.clock.now_ns())
 
     def probe(self) -> None:
         """Whether the ledger can be written again: write nothing new, to the disk."""
-        with self._writing() as connection:
+        with self._writing() as (connection, _, _):
             books.seen(connection, self.clock.now_ns())
 
     def close(self) -> None:
@@ -238,25 +245,6 @@ class Ledger:
         self._lifeline = Lifeline(self._lock_path(self.process))
         connection.execute("INSERT INTO processes VALUES (?)", (self.process,))
 
-    def _book(
-        self, connection: sqlite3.Connection, accounts: Mapping[str, Account], request: Exchange, now_ns: int
-    ) -> None:
-        books.state_held(
-            connection, self.process, {self._account(accounts, n).quota_id: u for n, u in request.held.items()}
-        )
-        for settled, lingers in ((request.settled, False), (request.doubtful, True)):
-            for name, units_at in settled.items():
-                books.spend(connection, self._account(accounts, name), units_at, now_ns=now_ns, lingers=lingers)
-
-    def _grant(self, desk: books.Desk, accounts: Mapping[str, Account], want: Want) -> bool:
-        cost = [(self._account(accounts, name), units) for name, units in want.cost.items()]
-        return desk.grant(want.consumer, cost, claim=want.claim)
-
-    def _account(self, accounts: Mapping[str, Account], quota: str) -> Account:
-        if quota not in accounts:
-            raise UnknownName(f"the ledger has no quota {quota}", hint="Add it under `quotas:` in the inventory.")
-        return accounts[quota]
-
     def _configure(self, connection: sqlite3.Connection, policies: Iterable[Policy]) -> None:
         now_ns = self.clock.now_ns()
         for policy in policies:
@@ -269,12 +257,15 @@ class Ledger:
         return self._directory / schema.PROCESSES / f"{process}.lock"
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self) -> Iterator[tuple[sqlite3.Connection, Head, Mapping[str, Account]]]:
         with self._connected() as connection:
             self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
-            books.follow_clock(connection, self.clock)
             before = connection.total_changes
-            yield connection
+            head = books.head(connection, self.process)
+            if not head.holds(self.clock):
+                books.begin_anew(connection, head, self.clock)
+                head = books.head(connection, self.process)
+            yield connection, head, self._accounts(connection, head)
             if connection.total_changes == before:
                 connection.execute("ROLLBACK")
                 return
@@ -283,16 +274,24 @@ class Ledger:
             self.mark = self.words.changed()
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _reading(self) -> Iterator[tuple[sqlite3.Connection, Mapping[str, Account]]]:
         with self._connected() as connection:
             connection.execute("BEGIN")
-            self._patiently(lambda: connection.execute("SELECT 1 FROM meta").fetchone())
-            yield connection
+            head = schema.patiently(lambda: books.head(connection, self.process), patience_s=self.patience_s)
+            yield connection, self._accounts(connection, head)
             connection.execute("COMMIT")
+
+    def _accounts(self, connection: sqlite3.Connection, head: Head) -> Mapping[str, Account]:
+        """All quotas; read again only when a limit or a block has changed."""
+        version, accounts = self._known
+        if version != head.limits_version:
+            accounts = books.accounts(connection)
+            self._known = (head.limits_version, accounts)
+        return accounts
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        with self._mutex, schema.sqlite_errors(self._path):
+        with self._mutex, schema.sqlite_errors(self._path), schema.hurry():
             if self._closed:
                 raise LedgerError(f"the ledger {self._path} is closed")
             if self._connection is None:
@@ -302,6 +301,8 @@ class Ledger:
             try:
                 yield connection
             except BaseException as error:
+                # May be of what is now rolled back.
+                self._known = (-1, {})
                 if isinstance(error, sqlite3.Error) and not schema.is_busy(error):
                     # The handle may be of a file that was moved away: begin anew next time.
                     self._disconnect()
@@ -314,7 +315,10 @@ class Ledger:
         try:
             self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
             self.fresh = books.create(connection, clock=self.clock, assume_spent=assume_spent)
-            books.follow_clock(connection, self.clock)
+            head = books.head(connection, self.process)
+            if not head.holds(self.clock):
+                books.begin_anew(connection, head, self.clock)
+            self._known = (-1, {})
             # A page in use is never unmapped here: other threads read it on every spend.
             self._words = Words(self._directory / schema.WORDS_FILE)
             if self.fresh:
@@ -334,3 +338,9 @@ class Ledger:
         if self._connection:
             self._connection.close()
             self._connection = None
+
+
+def _account(accounts: Mapping[str, Account], quota: str) -> Account:
+    if quota not in accounts:
+        raise UnknownName(f"the ledger has no quota {quota}", hint="Add it under `quotas:` in the inventory.")
+    return accounts[quota]

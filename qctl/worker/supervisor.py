@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qctl.broker.login import login_for
-from qctl.broker.session import Connection, backoff, connect, stay_connected
+from qctl.broker.session import ChannelLost, Connection, backoff, connect, stay_connected
 from qctl.errors import BrokerUnreachable, Exit, HandlerError, QctlError
 from qctl.worker import plan as plans
 from qctl.worker.hostlock import HostLock, claim_host
@@ -136,8 +136,9 @@ class Supervisor:
                 connection = await self._dial()
                 await claim_host(connection, self.plan.host.name, patient=False)
                 return connection
-            except BrokerUnreachable as error:
-                log.warning("%s; trying again in %.1f s. %s", error.message, pause_s, error.hint)
+            except (BrokerUnreachable, ChannelLost) as error:
+                hint = getattr(error, "hint", "")
+                log.warning("%s; trying again in %.1f s. %s", error, pause_s, hint)
             await asyncio.sleep(pause_s)
         raise AssertionError("backoff() never ends")
 
@@ -159,6 +160,7 @@ class Supervisor:
         while True:
             child = await self._spawn(index)
             code = await child.process.wait()
+            await child.ready  # its report is read by then
             del self._children[index]
             if self._stopping.is_set() or self._fatal is not None:
                 return code

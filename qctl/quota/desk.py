@@ -1,0 +1,130 @@
+"""One exchange at the ledger: what a process holds, what it is given, and in which order.
+
+Works inside a transaction that the caller holds, with as few statements as can be: at each of them the interpreter's
+lock is given away, and with busy threads beside this one it is long in coming back, while the file is locked.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+
+from qctl.quota import books
+from qctl.quota.books import Account, Head
+from qctl.quota.window import Claim, claimed_ahead
+
+#: Near the end of a window a process is offered a half of its even share: the last units must reach who needs them.
+_SHARE_DIVISOR = 2
+
+
+class Desk:
+    """Serves one process, in one transaction. First `state`, then `open`, then the wants, at last `store`."""
+
+    def __init__(self, connection: sqlite3.Connection, process: str, now_ns: int, head: Head) -> None:
+        self._connection = connection
+        self._process = process
+        self._now_ns = now_ns
+        self._processes = head.processes
+        self._claims = {
+            quota_id: list(found)
+            for quota_id, found in (books.claims(connection, now_ns) if head.claims else {}).items()
+        }
+        self._before: dict[int, int] = {}
+        self._out: dict[int, int] = {}
+        self._free: dict[int, int] = {}
+        self._own: dict[int, int] = {}
+
+    def state(self, held: Mapping[int, int]) -> None:
+        """From now on the process holds exactly this, by quota id."""
+        for quota_id, out, own in self._connection.execute(
+            "SELECT quota, sum(units), sum(CASE WHEN process = ? THEN units ELSE 0 END) FROM leases GROUP BY quota",
+            (self._process,),
+        ):
+            self._out[quota_id] = out - own
+            if own:
+                self._before[quota_id] = own
+        self._own = {quota_id: units for quota_id, units in held.items() if units}
+
+    def open(self, involved: Iterable[Account]) -> None:
+        """Count what is free of these quotas. After everything that is settled was entered."""
+        involved = tuple(involved)
+        marks = ", ".join("?" * len(involved))
+        spent: dict[tuple[int, int], int] = {}
+        if involved:
+            rows = self._connection.execute(
+                f"SELECT quota, period_ns, sum(units) FROM spent WHERE quota IN ({marks}) AND expires_ns > ?"  # noqa: S608 (only marks)
+                " GROUP BY quota, period_ns",
+                (*(account.quota_id for account in involved), self._now_ns),
+            )
+            spent = {(quota_id, period_ns): units for quota_id, period_ns, units in rows}
+        for account in involved:
+            quota_id = account.quota_id
+            room = min(limit.units - spent.get((quota_id, limit.period_ns), 0) for limit in account.limits)
+            blocked = self._now_ns < account.blocked_until_ns
+            self._free[quota_id] = 0 if blocked else room - self._out.get(quota_id, 0) - self._own.get(quota_id, 0)
+
+    def grant(self, consumer: str, cost: Sequence[tuple[Account, int]], *, claim: bool) -> bool:
+        """All of `cost` or nothing. `claim`: what is short is claimed, and a claim met is struck out."""
+        short = [
+            (it, units) for it, units in cost if self._free[it.quota_id] - self._ahead(it.quota_id, consumer) < units
+        ]
+        if short:
+            if claim:
+                self._claim(consumer, short)
+            return False
+        for account, units in cost:
+            self._lease(account, units)
+        if claim and any(self._is_own(it, consumer) for found in self._claims.values() for it in found):
+            self.unclaim(consumer)
+        return True
+
+    def lease_ahead(self, account: Account, left_units: int) -> int:
+        """Units to have in memory beyond `left_units`: up to a lease, less near the limit, nothing that is claimed."""
+        claimed = sum(claim.units for claim in self._claims.get(account.quota_id, ()))
+        room = self._free[account.quota_id] - claimed
+        share = (room + left_units) // (_SHARE_DIVISOR * max(1, self._processes))
+        lease = min(limit.lease_units for limit in account.limits)
+        units = max(0, min(lease, share) - left_units)
+        self._lease(account, units)
+        return units
+
+    def unclaim(self, consumer: str) -> None:
+        """The consumer no longer waits."""
+        self._connection.execute("DELETE FROM claims WHERE process = ? AND consumer = ?", (self._process, consumer))
+        for found in self._claims.values():
+            found[:] = [it for it in found if not self._is_own(it, consumer)]
+
+    def store(self) -> None:
+        """Write down what the process holds now."""
+        changed = [(self._process, q, units) for q, units in self._own.items() if units != self._before.get(q, 0)]
+        gone = [(self._process, quota_id) for quota_id in self._before.keys() - self._own.keys()]
+        self._connection.executemany("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", changed)
+        self._connection.executemany("DELETE FROM leases WHERE process = ? AND quota = ?", gone)
+
+    def _lease(self, account: Account, units: int) -> None:
+        if units:
+            self._free[account.quota_id] -= units
+            self._own[account.quota_id] = self._own.get(account.quota_id, 0) + units
+
+    def _ahead(self, quota_id: int, consumer: str) -> int:
+        return claimed_ahead(self._claims.get(quota_id, ()), self._process, consumer, self._now_ns)
+
+    def _is_own(self, claim: Claim, consumer: str) -> bool:
+        return claim.process == self._process and claim.consumer == consumer
+
+    def _claim(self, consumer: str, short: Sequence[tuple[Account, int]]) -> None:
+        for account, units in short:
+            waiting = self._claims.setdefault(account.quota_id, [])
+            if any(self._is_own(claim, consumer) for claim in waiting):
+                continue
+            # What can never be paid must not keep the others from being paid.
+            if units > min(limit.units for limit in account.limits):
+                continue
+            (seq,) = self._connection.execute("SELECT next_seq FROM meta").fetchone()
+            expires_ns = self._now_ns + max(limit.claim_ns for limit in account.limits)
+            self._connection.execute("UPDATE meta SET next_seq = ?", (seq + 1,))
+            self._connection.execute(
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",
+                (self._process, consumer, account.quota_id, units, seq, expires_ns),
+            )
+            waiting.append(Claim(seq, self._process, consumer, units, expires_ns))
