@@ -212,8 +212,8 @@ def bury(connection: sqlite3.Connection, process: str, now_ns: int) -> None:
 def readings(connection: sqlite3.Connection, known: Mapping[str, Account], now_ns: int) -> dict[str, Reading]:
     """Everything about each quota, by name.
 
-    The history comes as one row a limit: for each row the interpreter's lock is given away, and with busy threads beside
-    this one a thousand rows take seconds, while the file is locked.
+    The history comes as one row a limit: for each row the interpreter's lock is given away, and with busy threads
+    beside this one a thousand rows take seconds, while the file is locked.
     """
     leased: dict[int, dict[str, int]] = {}
     for process, quota_id, units in connection.execute("SELECT process, quota, units FROM leases"):

@@ -14,7 +14,6 @@ from qctl.quota.ledger import Exchange, Ledger
 from qctl.quota.policy import NS_PER_S, Policy
 from qctl.quota.pool import Grant, Priced, Tally, Waiter
 from qctl.quota.renewal import Renewal
-from qctl.quota.schema import PATIENCE_S, ROUND_PATIENCE_S
 from qctl.quota.till import Till
 from qctl.quota.window import Reading
 
@@ -75,7 +74,6 @@ class Leases:
         except BaseException:
             ledger.close()
             raise
-        ledger.patience_s = ROUND_PATIENCE_S
         leases._renewal.start()
         return leases
 
@@ -172,7 +170,6 @@ class Leases:
         for waiter in tuple(self._till.waiters):
             if self._till.dequeue(waiter):
                 waiter.done(Hold(None, Cause.WITHDRAWN))
-        self._ledger.patience_s = PATIENCE_S
         try:
             statement = self._till.state({quota: pool.left for quota, pool in self._till.pools.items()})
             self._ledger.exchange(Exchange(held=statement.held, settled=statement.settled, doubtful=statement.doubtful))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from qctl.quota.clock import Clock, boot_clock
 from qctl.quota.desk import Desk
 from qctl.quota.liveness import Lifeline, is_dead
 from qctl.quota.policy import Policy, enforced
+from qctl.quota.schema import PATIENCE_S
 from qctl.quota.window import Reading
 from qctl.quota.words import Words
 
@@ -70,15 +71,13 @@ class Response:
 
 
 class Ledger:
-    """An open ledger file. Any thread may call; every method raises LedgerError.
+    """An open ledger file. Any thread may call; every method raises LedgerError, after patience_s if it is locked.
 
     A process that joined counts as dead when it closes, or ends in any other way, without having left.
     """
 
     def __init__(self, directory: Path, *, clock: Clock) -> None:
         self.clock = clock
-        #: How long each operation waits for those of other processes.
-        self.patience_s = schema.PATIENCE_S
         self.process = secrets.token_hex(8)
         self.ledger_id = ""
         self.fresh = False
@@ -135,16 +134,16 @@ class Ledger:
             self._lifeline.cut(remove=True)
             self._lifeline = None
 
-    def bury_dead(self) -> int:
+    def bury_dead(self, *, patience_s: float = PATIENCE_S) -> int:
         """Count what dead processes had in their hands as spent: now, and the linger. Returns how many were found.
 
         Writes nothing when none is dead.
         """
-        with self._reading() as (connection, _):
+        with self._reading(patience_s) as (connection, _):
             others = [row[0] for row in connection.execute("SELECT id FROM processes") if row[0] != self.process]
         dead = [process for process in others if is_dead(self._lock_path(process))]
         if dead:
-            with self._writing() as (connection, _, _):
+            with self._writing(patience_s) as (connection, _, _):
                 now_ns = self.clock.now_ns()
                 for process in dead:
                     books.bury(connection, process, now_ns)
@@ -176,9 +175,9 @@ class Ledger:
 
     # -- units
 
-    def exchange(self, request: Exchange) -> Response:
+    def exchange(self, request: Exchange, *, patience_s: float = PATIENCE_S) -> Response:
         """Settle, give back, and lease, in one transaction. Nothing is written when nothing changes."""
-        with self._writing() as (connection, head, accounts):
+        with self._writing(patience_s) as (connection, head, accounts):
             if not head.is_member:
                 self._enter(connection)
                 return Response(void=True)
@@ -213,14 +212,14 @@ class Ledger:
                 readings={} if all(granted) else books.readings(connection, accounts, now_ns),
             )
 
-    def readings(self) -> Mapping[str, Reading]:
+    def readings(self, *, patience_s: float = PATIENCE_S) -> Mapping[str, Reading]:
         """All that is known about each quota; takes no write lock."""
-        with self._reading() as (connection, accounts):
+        with self._reading(patience_s) as (connection, accounts):
             return books.readings(connection, accounts, self.clock.now_ns())
 
-    def probe(self) -> None:
+    def probe(self, *, patience_s: float = PATIENCE_S) -> None:
         """Whether the ledger can be written again: write nothing new, to the disk."""
-        with self._writing() as (connection, _, _):
+        with self._writing(patience_s) as (connection, _, _):
             books.seen(connection, self.clock.now_ns())
 
     def close(self) -> None:
@@ -257,9 +256,11 @@ class Ledger:
         return self._directory / schema.PROCESSES / f"{process}.lock"
 
     @contextmanager
-    def _writing(self) -> Iterator[tuple[sqlite3.Connection, Head, Mapping[str, Account]]]:
-        with self._connected() as connection:
-            self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+    def _writing(
+        self, patience_s: float = PATIENCE_S
+    ) -> Iterator[tuple[sqlite3.Connection, Head, Mapping[str, Account]]]:
+        with self._connected(patience_s) as connection:
+            schema.patiently(lambda: connection.execute("BEGIN IMMEDIATE"), patience_s=patience_s)
             before = connection.total_changes
             head = books.head(connection, self.process)
             if not head.holds(self.clock):
@@ -270,14 +271,14 @@ class Ledger:
                 connection.execute("ROLLBACK")
                 return
             books.seen(connection, self.clock.now_ns())
-            self._patiently(lambda: connection.execute("COMMIT"))
+            schema.patiently(lambda: connection.execute("COMMIT"), patience_s=patience_s)
             self.mark = self.words.changed()
 
     @contextmanager
-    def _reading(self) -> Iterator[tuple[sqlite3.Connection, Mapping[str, Account]]]:
-        with self._connected() as connection:
+    def _reading(self, patience_s: float = PATIENCE_S) -> Iterator[tuple[sqlite3.Connection, Mapping[str, Account]]]:
+        with self._connected(patience_s) as connection:
             connection.execute("BEGIN")
-            head = schema.patiently(lambda: books.head(connection, self.process), patience_s=self.patience_s)
+            head = schema.patiently(lambda: books.head(connection, self.process), patience_s=patience_s)
             yield connection, self._accounts(connection, head)
             connection.execute("COMMIT")
 
@@ -290,13 +291,13 @@ class Ledger:
         return accounts
 
     @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _connected(self, patience_s: float) -> Iterator[sqlite3.Connection]:
         with self._mutex, schema.sqlite_errors(self._path), schema.hurry():
             if self._closed:
                 raise LedgerError(f"the ledger {self._path} is closed")
             if self._connection is None:
                 # Not a first start: a file that has vanished since is no reason to forget what was spent.
-                self._connection = self._reopen(assume_spent=True)
+                self._connection = self._reopen(assume_spent=True, patience_s=patience_s)
             connection = self._connection
             try:
                 yield connection
@@ -310,10 +311,10 @@ class Ledger:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _reopen(self, *, assume_spent: bool) -> sqlite3.Connection:
-        connection = schema.connect(self._path, patience_s=self.patience_s)
+    def _reopen(self, *, assume_spent: bool, patience_s: float = PATIENCE_S) -> sqlite3.Connection:
+        connection = schema.connect(self._path, patience_s=patience_s)
         try:
-            self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+            schema.patiently(lambda: connection.execute("BEGIN IMMEDIATE"), patience_s=patience_s)
             self.fresh = books.create(connection, clock=self.clock, assume_spent=assume_spent)
             head = books.head(connection, self.process)
             if not head.holds(self.clock):
@@ -324,15 +325,12 @@ class Ledger:
             if self.fresh:
                 self._configure(connection, self._policies.values())
             (self.ledger_id,) = connection.execute("SELECT ledger_id FROM meta").fetchone()
-            self._patiently(lambda: connection.execute("COMMIT"))
+            schema.patiently(lambda: connection.execute("COMMIT"), patience_s=patience_s)
             self.mark = self._words.changed()
         except BaseException:
             connection.close()
             raise
         return connection
-
-    def _patiently(self, attempt: Callable[[], object]) -> None:
-        schema.patiently(attempt, patience_s=self.patience_s)
 
     def _disconnect(self) -> None:
         if self._connection:

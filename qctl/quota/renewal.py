@@ -17,6 +17,7 @@ from qctl.quota.admission import Standing
 from qctl.quota.ledger import Exchange, Ledger, Want
 from qctl.quota.policy import NS_PER_MS, NS_PER_S
 from qctl.quota.pool import Grant, Pool, Priced, Waiter
+from qctl.quota.schema import ROUND_PATIENCE_S
 from qctl.quota.standing import RETRY_NS, Entry, Standings
 from qctl.quota.till import Statement, Till
 
@@ -24,8 +25,8 @@ log = logging.getLogger(__name__)
 
 #: A process with nothing to do looks this often whether somebody else needs what it has.
 TICK_NS = 250 * NS_PER_MS
-#: While somebody waits here: what others give back should be seen soon.
-WAITING_TICK_NS = 20 * NS_PER_MS
+#: While somebody waits here: what others give back should be seen soon. Each look keeps writers out for a moment.
+WAITING_TICK_NS = 50 * NS_PER_MS
 #: Units that nobody took for this long go back.
 IDLE_NS = NS_PER_S
 #: The dead are looked for this often.
@@ -148,7 +149,7 @@ class Renewal:
         now_ns = self._now_ns()
         self._answer(self._till.serve())
         if self.standings.broken is not None:
-            self._ledger.probe()
+            self._ledger.probe(patience_s=ROUND_PATIENCE_S)
             log.warning("ledger usable again")
             self.standings.broken = None
             self._mark = -1
@@ -228,7 +229,7 @@ class Renewal:
             unclaim=withdrawn,
         )
         try:
-            response = self._ledger.exchange(request)
+            response = self._ledger.exchange(request, patience_s=ROUND_PATIENCE_S)
         except BaseException:
             till.restore(statement)
             raise
@@ -267,7 +268,7 @@ class Renewal:
         if passed_ns < HOUSEKEEPING_NS:
             return
         self._kept_house_ns = now_ns
-        self._ledger.bury_dead()
+        self._ledger.bury_dead(patience_s=ROUND_PATIENCE_S)
         for quota, pool in self._till.pools.items():
             usage = self._usage.setdefault(quota, _Usage(active_ns=now_ns))
             usage.per_second = (pool.taken - usage.taken_at_second) * NS_PER_S // passed_ns
@@ -279,7 +280,8 @@ class Renewal:
         mark = self._ledger.words.mark
         if mark != self._mark and now_ns - self._looked_ns >= tick_ns:
             # The mark is from before the readings: a change between the two is seen the next time.
-            self.standings.readings, self._mark, self._looked_ns = self._ledger.readings(), mark, now_ns
+            self.standings.readings = self._ledger.readings(patience_s=ROUND_PATIENCE_S)
+            self._mark, self._looked_ns = mark, now_ns
 
     def _answer(self, served: Iterable[tuple[Waiter, Grant]]) -> None:
         for waiter, grant in served:

@@ -20,9 +20,9 @@ WORDS_FILE = "ledger.epochs"
 PROCESSES = "processes"
 SCHEMA_VERSION = 1
 #: How long who starts or commands waits for the others' transactions.
-PATIENCE_S = 5.0
+PATIENCE_S = 10.0
 #: How long the ledger's thread does: many commits fit in, and those who wait for it must hear their no in time.
-ROUND_PATIENCE_S = 1.0
+ROUND_PATIENCE_S = 2.0
 #: While a transaction is open, other threads hand the interpreter over this soon: each of its statements gives it away,
 #: and with eight busy threads a transaction took ten times as long, the file locked for all processes meanwhile.
 _HURRY_S = 0.0001

@@ -153,8 +153,7 @@ class Executor:
                 run.overdue = True
                 timeout_s = self.rules.consumer.timeout_s
                 log.warning("%s task over its timeout of %g s id=%s", self.rules.address, timeout_s, run.task.id)
-                if run.task.metered is not None:
-                    run.task.metered.stop()
+                run.task.stop()
 
     def _thread_loop(self) -> None:
         while (delivery := self._queue.get()) is not None:

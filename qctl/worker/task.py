@@ -182,12 +182,13 @@ def block(leases: Leases, quota: str, retry_after_s: float | None) -> None:
 class Task:
     """One task, as its handler sees it."""
 
-    __slots__ = ("_http", "_message", "_meter", "_parsed", "_start_meter", "consumer", "host")
+    __slots__ = ("_http", "_message", "_meter", "_overdue", "_parsed", "_start_meter", "consumer", "host")
 
     def __init__(self, message: Message, *, host: str, consumer: str, start_meter: Callable[[], Meter]) -> None:
         self._message = message
         self._start_meter = start_meter
         self._meter: Meter | None = None
+        self._overdue = False
         self._http: MeteredSession | None = None
         self._parsed: tuple[Any] | None = None
         self.host = host
@@ -236,7 +237,15 @@ class Task:
         """What the task has used; started by the first call."""
         if self._meter is None:
             self._meter = self._start_meter()
+            if self._overdue:
+                self._meter.stop()
         return self._meter
+
+    def stop(self) -> None:
+        """The task is over time: its calls raise TimedOut from now on, also those of a meter not started yet."""
+        self._overdue = True
+        if self._meter is not None:
+            self._meter.stop()
 
     @property
     def metered(self) -> Meter | None:

@@ -26,6 +26,8 @@ def spend_until_held(leases: Leases) -> int:
             grant = leases.take(choice) or leases.acquire(choice)
             if isinstance(grant, Hold):
                 break
+            # A task that leaves the interpreter to other threads for a moment, as a call does.
+            time.sleep(0)
             units = sum(choice.cost.values())
             # Every third task needs less than it reserved.
             used = units - 1 if units == 3 else units

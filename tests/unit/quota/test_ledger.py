@@ -585,12 +585,11 @@ def test_a_corrupt_ledger_grants_nothing(join: Open, directory: Path) -> None:
 
 def test_a_ledger_locked_by_another_grants_nothing_and_is_left_alone(join: Open, directory: Path) -> None:
     ledger = join()
-    ledger.patience_s = 0.05
     holder = sqlite3.connect(directory / "ledger.sqlite", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
 
     with pytest.raises(LedgerError, match="locked"):
-        lease(ledger, 1)
+        ledger.exchange(Exchange(wants=(Want("timeline", {"api": 1}),)), patience_s=0.05)
 
     holder.execute("ROLLBACK")
     holder.close()

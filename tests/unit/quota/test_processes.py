@@ -53,7 +53,7 @@ class Spenders:
         while self.running:
             process = self.running.pop(0)
             out, err = process.communicate(timeout=60)
-            assert (process.returncode, err) == (0, "")
+            assert process.returncode == 0, err
             spent.append(int(out))
         return spent
 
