@@ -88,17 +88,14 @@ class Publisher:
         self._bytes += len(outgoing.body)
         self._waiting[self._last_tag] = (outgoing, on_result)
 
-    async def publish(self, outgoing: Outgoing, timeout_s: float) -> Published:
-        """Publish one message and wait for its fate; LOST also when no confirm comes in time."""
+    async def publish(self, outgoing: Outgoing) -> Published:
+        """Publish one message and wait for its fate; the caller bounds the wait. LOST when the channel is gone."""
         result: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
         try:
             self.send(outgoing, lambda fate: None if result.done() else result.set_result(fate))
         except ChannelLost:
             return Published.LOST
-        try:
-            return await asyncio.wait_for(result, timeout_s)
-        except TimeoutError:
-            return Published.LOST
+        return await result
 
     def _on_return(self, _channel: object, method: Any, properties: spec.BasicProperties, _body: bytes) -> None:
         # The broker returns a message before it confirms it, and does not say which publish it was. Where several that

@@ -35,6 +35,7 @@ class Subscription:
         self._frontier = 1  # every delivery tag below is settled
         self._settled_beyond: set[int] = set()
         self._to_return: list[int] = []
+        self._gave_back = False
         #: done, with the reason, when nothing will be delivered any more without our having cancelled
         self.lost: asyncio.Future[ChannelLost] = asyncio.get_running_loop().create_future()
         channel.raw.add_on_cancel_callback(self._on_server_cancel)
@@ -71,7 +72,7 @@ class Subscription:
         await self.channel.call("basic_cancel", consumer_tag=self.tag)
         self.consuming = False
         self._cancelled = True
-        self.return_now()
+        self._return_now()
         self._close_when_settled()
 
     def ack(self, tags: Iterable[int]) -> None:
@@ -90,11 +91,16 @@ class Subscription:
     def give_back(self, tags: Iterable[int]) -> None:
         """Return unharmed; goes out at once when cancelled, else with the next cancel-ok."""
         self._to_return.extend(tags)
+        self._gave_back = True
         if not self.consuming:
-            self.return_now()
+            self._return_now()
 
-    def return_now(self) -> None:
-        """Return what was given back without waiting for a cancel."""
+    @property
+    def gave_back(self) -> bool:
+        """True once anything was given back: only a cancel sends it."""
+        return self._gave_back
+
+    def _return_now(self) -> None:
         tags, self._to_return = self._to_return, []
         if not self.is_open:
             return
@@ -126,7 +132,7 @@ class Subscription:
         # The queue was deleted, or a task took longer than the broker's consumer_timeout. Without a word from us the
         # channel would idle for ever; what still runs may be settled on it all the same.
         self._end(f"the broker cancelled the consumer of {self.queue}")
-        self.return_now()
+        self._return_now()
 
     def _end(self, why: str | ChannelLost) -> None:
         self.consuming = False

@@ -9,21 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from qctl.broker import topology
-from qctl.broker.message import DELAY, DIED_AT, DIED_ON, Outgoing, Properties, answer_to, republish, text, utc
-from qctl.broker.publisher import Published, Publisher
+from qctl.broker.message import Properties
+from qctl.broker.publisher import Publisher
 from qctl.broker.session import ChannelLost, Connection, backoff
 from qctl.broker.subscription import Subscription
 from qctl.errors import QctlError
-from qctl.units import format_duration
 from qctl.worker.execute import Delivery, Executor, Settled
+from qctl.worker.forward import Forwarder
 from qctl.worker.outcome import Ending
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,8 @@ PREFETCH_FACTOR = 2.0
 PREFETCH_EVERY_S = 5.0
 #: Weight of the newest sample in the mean duration and body size.
 SMOOTHING = 0.3
-#: A retry or dead letter that the broker does not confirm in this time is published again.
-CONFIRM_TIMEOUT_S = 15.0
-#: What is given back while the consumer goes on consuming waits this long, or it would come straight back.
-RETURN_DELAY_S = 1.0
-
-NO_RETRIES = "broker takes no retries"
+#: After something was given back by a consumer that is wanted all the same: it must not come straight back.
+RETURN_PAUSE_S = 0.25
 
 
 class State(StrEnum):
@@ -74,11 +70,12 @@ class Pace:
         self.body_bytes += weight * (body_bytes / runs - self.body_bytes)
         self.done += runs
 
-    def prefetch(self, concurrency: int) -> int:
-        """Deliveries that make PREFETCH_S of work for `concurrency` slots."""
+    def prefetch(self, concurrency: int, oldest_s: float) -> int:
+        """Deliveries that make PREFETCH_S of work for `concurrency` slots. oldest_s: how long a task runs by now."""
         if not self.done or self.body_bytes > LARGE_BODY_BYTES:
             return concurrency
-        return max(concurrency, min(MAX_PREFETCH, round(concurrency * PREFETCH_S / max(self.run_s, 1e-6))))
+        run_s = max(self.run_s, oldest_s, 1e-6)
+        return max(concurrency, min(MAX_PREFETCH, round(concurrency * PREFETCH_S / run_s)))
 
 
 class LiveConsumer:
@@ -97,28 +94,33 @@ class LiveConsumer:
         flush_soon: Callable[[], None],
         publisher: Callable[[], Publisher | None],
     ) -> None:
-        """queues: queue -> consumer tag. flush_soon: asks, from any thread, for `flush` on the loop."""
+        """queues: queue -> consumer tag. declarations: all it needs on the broker. flush_soon: asks, from any thread,
+        for `flush` on the loop."""
         self.address = address
         self.pace = Pace()
         self.executor: Executor | None = None
         self.why_down = "not connected yet"
-        self._host = host
         self._queues = queues
-        self._work_queue = work_queue
         self._declarations = declarations
-        self._persistent = persistent
+        self._forwarder = Forwarder(
+            host=host,
+            work_queue=work_queue,
+            persistent=persistent,
+            declarations=declarations,
+            publisher=publisher,
+            hold=self.hold,
+            release=self.release,
+        )
         self._concurrency = concurrency
         self._prefetch = concurrency
         self._prefetch_changed_s = 0.0
         self._flush_soon = flush_soon
-        self._publisher = publisher
         self._holds: dict[str, str] = {}
         self._draining = False
         self._served: set[str] = set()
+        self._subscribed: set[str] = set()
         self._keepers: set[asyncio.Event] = set()
         self._settled: deque[Settled] = deque()
-        self._forwarding: set[asyncio.Task[None]] = set()
-        self._forward_trouble = 0
         self._shown = f"{State.DOWN}: {self.why_down}"  # no news
 
     # What should be
@@ -141,9 +143,14 @@ class LiveConsumer:
 
     @property
     def busy(self) -> int:
-        """Tasks that run, and deliveries on their way out."""
+        """Tasks that run, deliveries on their way out, and tags that are still subscribed."""
         running = self.executor.active if self.executor else 0
-        return running + len(self._settled) + len(self._forwarding)
+        return running + len(self._settled) + self._forwarder.pending + len(self._subscribed)
+
+    @property
+    def lost_half(self) -> bool:
+        """True when half of the slots are lost to tasks that are over time."""
+        return self.executor is not None and 2 * self.executor.lost_slots >= self._concurrency
 
     def backlog(self, cost: Mapping[str, int]) -> dict[str, int]:
         """Units that everything handed in and not admitted yet will need. Any thread."""
@@ -170,22 +177,27 @@ class LiveConsumer:
 
     def tick(self) -> None:
         """Look after the prefetch and overdue tasks; called about twice a second."""
-        if self.executor:
-            self.executor.expire()
-        target, now_s = self.pace.prefetch(self._concurrency), time.monotonic()
+        oldest_s = self.executor.expire() if self.executor else 0.0
+        target, now_s = self.pace.prefetch(self._concurrency, oldest_s), time.monotonic()
         factor = target / self._prefetch
         due = now_s - self._prefetch_changed_s >= PREFETCH_EVERY_S
         if due and (factor >= PREFETCH_FACTOR or factor <= 1 / PREFETCH_FACTOR) and self.wanted:
             self._prefetch, self._prefetch_changed_s = target, now_s
+            if factor < 1:
+                self._take_back()  # the tasks turned out longer: what waits here could run elsewhere
             self._wake()
 
     def _wake(self) -> None:
-        if not self.wanted and self.executor:
-            for delivery in self.executor.take_back():
-                delivery.subscription.give_back([delivery.tag])
+        if not self.wanted:
+            self._take_back()
         self._show()
         for keeper in self._keepers:
             keeper.set()
+
+    def _take_back(self) -> None:
+        """Give back what no slot has taken; it goes out with the cancel-ok that the keeper then waits for."""
+        for delivery in self.executor.take_back() if self.executor else ():
+            delivery.subscription.give_back([delivery.tag])
 
     def _show(self) -> None:
         """One log line a state change."""
@@ -232,15 +244,21 @@ class LiveConsumer:
             self._show()
             await _either(changed, connection.closed, until=lambda: self.wanted)
             subscription = await Subscription.open(connection, queue, tag, self._deliver)
-            await subscription.consume(self._prefetch)
-            self._show()
-            await _either(
-                changed,
-                subscription.lost,
-                until=lambda: not self.wanted or subscription.prefetch != self._prefetch,  # noqa: B023
-            )
-            await subscription.cancel()
+            self._subscribed.add(tag)
+            try:
+                await subscription.consume(self._prefetch)
+                self._show()
+                await _either(changed, subscription.lost, until=partial(self._should_cancel, subscription))
+                await subscription.cancel()
+            finally:
+                self._subscribed.discard(tag)
             log.debug("%s cancel-ok tag=%s", self.address, subscription.tag)
+            if self.wanted and subscription.gave_back:
+                await asyncio.sleep(RETURN_PAUSE_S)
+
+    def _should_cancel(self, subscription: Subscription) -> bool:
+        """Whatever was given back goes out with a cancel, also when the consumer is wanted again by now."""
+        return not self.wanted or subscription.gave_back or subscription.prefetch != self._prefetch
 
     # Deliveries in, settlements out
 
@@ -282,74 +300,16 @@ class LiveConsumer:
             if ending is Ending.ACK and (settled.answer is None or not delivery.properties.reply_to):
                 acks.setdefault(delivery.subscription, []).append(delivery.tag)
             elif ending is Ending.GIVE_BACK:
-                self._give_back(delivery)
+                delivery.subscription.give_back([delivery.tag])
+                self._wake()
             else:
-                self._spawn(self._forward(settled))
+                self._forwarder.start(settled)
         for subscription, tags in acks.items():
             subscription.ack(tags)
         first = self.pace.done == 0
         self.pace.add(runs, run_s, body_bytes)
         if first and runs:
             self.tick()
-
-    def _give_back(self, delivery: Delivery) -> None:
-        subscription = delivery.subscription
-        subscription.give_back([delivery.tag])
-        if self.wanted:
-            asyncio.get_running_loop().call_later(RETURN_DELAY_S, subscription.return_now)
-
-    def _spawn(self, coroutine: object) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
-        self._forwarding.add(task)
-        task.add_done_callback(self._forwarding.discard)
-
-    # Retries, dead letters, answers
-
-    async def _forward(self, settled: Settled) -> None:
-        """Publish what takes the delivery's place, confirmed, then ack it; hold while the broker will not take it.
-
-        An answer that nobody waits for any more is no reason to run the task again: it may be unroutable.
-        """
-        delivery = settled.delivery
-        outgoing = answer_of(settled) if settled.outcome.ending is Ending.ACK else self._successor(settled)
-        enough = {Published.CONFIRMED} | ({Published.UNROUTABLE} if settled.outcome.ending is Ending.ACK else set())
-        in_trouble = False
-        for pause_s in backoff():
-            if not delivery.subscription.is_open:
-                break  # it will be delivered again, with its old headers
-            publisher = self._publisher()
-            fate = Published.LOST if publisher is None else await publisher.publish(outgoing, CONFIRM_TIMEOUT_S)
-            if fate in enough:
-                delivery.subscription.ack([delivery.tag])
-                break
-            if not in_trouble:
-                in_trouble = True
-                self._forward_trouble += 1
-            self.hold(NO_RETRIES, f"{NO_RETRIES}: {outgoing.exchange} {outgoing.routing_key}: {fate.value}")
-            await asyncio.sleep(pause_s)
-        if in_trouble:
-            self._forward_trouble -= 1
-            if not self._forward_trouble:
-                self.release(NO_RETRIES)
-
-    def _successor(self, settled: Settled) -> Outgoing:
-        """The retry or the dead letter of a delivery."""
-        outcome, delivery = settled.outcome, settled.delivery
-        is_dead = outcome.ending is Ending.DEAD
-        if is_dead:
-            marks = {DIED_AT: utc(time.time()), DIED_ON: self._host}
-        else:
-            marks = {DELAY: format_duration(outcome.delay_s)}
-        properties = republish(
-            delivery.properties,
-            changes={**outcome.headers, **marks},
-            message_id=str(uuid.uuid4()),
-            first_seen=utc(delivery.received_s),
-            persistent=self._persistent or is_dead,
-        )
-        # A directed task comes back to its own host's queue, but dies where its consumer's dead letters lie.
-        exchange, key = (topology.DEAD, self._work_queue) if is_dead else (topology.RETRY, delivery.subscription.queue)
-        return Outgoing(exchange, key, delivery.body, properties)
 
 
 async def _either(changed: asyncio.Event, lost: asyncio.Future[ChannelLost], *, until: Callable[[], bool]) -> None:
@@ -362,11 +322,3 @@ async def _either(changed: asyncio.Event, lost: asyncio.Future[ChannelLost], *, 
         await asyncio.wait([waiting, lost], return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
     raise lost.result()
-
-
-def answer_of(settled: Settled) -> Outgoing:
-    """The answer of an `http` handler to the task's `reply_to`, with the upstream's status in `qctl-status`."""
-    answer, asked = settled.answer, settled.delivery.properties
-    assert answer is not None
-    properties = answer_to(asked, message_id=str(uuid.uuid4()), content_type=answer.content_type, status=answer.status)
-    return Outgoing("", text(asked.reply_to), answer.body, properties)

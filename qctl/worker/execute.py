@@ -6,6 +6,7 @@ A task starts only here, after admission, and every delivery that comes in leave
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -108,7 +109,7 @@ class Executor:
         self._settled = settled
         self._may_start = may_start
         self._tariff: Tariff = tariff(rules.consumer.cost, {name: quota.urls for name, quota in rules.quotas.items()})
-        self._queue: SimpleQueue[Delivery | None] = SimpleQueue()
+        self._queue: SimpleQueue[Delivery] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots = threading.Semaphore(rules.consumer.concurrency)
 
@@ -132,31 +133,42 @@ class Executor:
     @property
     def active(self) -> int:
         """Tasks that run or are about to."""
-        return len(self.running) + len(self._starting)
+        starting = len(self._starting)  # first, since a task goes from here to there
+        return starting + len(self.running)
 
     def take_back(self) -> list[Delivery]:
         """Everything that no slot has taken yet; it will not be run."""
         found: list[Delivery] = []
         while True:
             try:
-                delivery = self._queue.get_nowait()
+                found.append(self._queue.get_nowait())
             except Empty:
                 return found
-            if delivery is not None:
-                found.append(delivery)
 
-    def expire(self) -> None:
-        """Tell runs that are over time that they are; a thread cannot be ended, but its calls can be refused."""
+    @property
+    def lost_slots(self) -> int:
+        """Threads that run a task that is over time; nobody can say whether it ever ends."""
+        return 0 if self._handler.run is None else sum(run.overdue for run in list(self.running.values()))
+
+    def expire(self) -> float:
+        """Tell runs that are over time that they are; a thread cannot be ended, but its calls can be refused.
+
+        Returns how long the oldest run takes by now, in seconds.
+        """
         now_s = time.monotonic()
+        oldest_s = 0.0
         for run in list(self.running.values()):
+            oldest_s = max(oldest_s, now_s - run.deadline_s + self.rules.consumer.timeout_s)
             if now_s > run.deadline_s and not run.overdue:
                 run.overdue = True
                 timeout_s = self.rules.consumer.timeout_s
                 log.warning("%s task over its timeout of %g s id=%s", self.rules.address, timeout_s, run.task.id)
                 run.task.stop()
+        return oldest_s
 
     def _thread_loop(self) -> None:
-        while (delivery := self._queue.get()) is not None:
+        while True:
+            delivery = self._queue.get()
             admitted = self._admit(delivery)
             if admitted is not None:
                 self._run(delivery, *admitted)
@@ -166,8 +178,6 @@ class Executor:
         while True:
             self._slots.acquire()  # a slot first, so that nothing is reserved for a task that only waits
             delivery = self._queue.get()
-            if delivery is None:
-                return
             admitted = self._admit(delivery)
             if admitted is None:
                 self._slots.release()
@@ -176,6 +186,16 @@ class Executor:
 
     def _admit(self, delivery: Delivery) -> tuple[Message, Grant] | None:
         """Parse and pay; None when the delivery has left already."""
+        try:
+            return self._admitted(delivery)
+        # A bug of ours with this one message must cost neither the slot nor the message.
+        except Exception as error:
+            log.critical("%s task cannot be admitted", self.rules.address, exc_info=True)
+            self._starting.discard(delivery)
+            self._settled(Settled(delivery, dead(DeadReason.MALFORMED, f"cannot be admitted: {type(error).__name__}")))
+            return None
+
+    def _admitted(self, delivery: Delivery) -> tuple[Message, Grant] | None:
         try:
             message = self._check(delivery)
             priced = self._priced if message.cost is None else self._price(message.cost)
@@ -266,8 +286,10 @@ class Executor:
             failure = error
         if limit.expired():  # also when the handler swallowed the cancellation
             failure = TimedOut(f"the task ran longer than {self.rules.consumer.timeout_s:g} s")
-        self._end(delivery, message, grant, run, failure, None, time.perf_counter() - started_s)
-        self._slots.release()
+        try:
+            self._end(delivery, message, grant, run, failure, None, time.perf_counter() - started_s)
+        finally:
+            self._slots.release()
 
     def _end(
         self,
@@ -279,7 +301,21 @@ class Executor:
         answer: Answer | None,
         run_s: float,
     ) -> None:
-        """Settle the units, then let the delivery leave."""
+        """Settle the units, then let the delivery leave; it leaves whatever goes wrong in here."""
+        try:
+            outcome = self._judge(message, grant, run, failure, run_s)
+        # A bug of ours must cost neither the slot nor the message: the task counts as failed.
+        except Exception as error:
+            log.critical("%s task cannot be judged", self.rules.address, exc_info=True)
+            with contextlib.suppress(ValueError):
+                self._leases.settle(grant)
+            consumer = self.rules.consumer
+            outcome = decide(error, message, consumer.retry, self.rules.ladder_s, calls_made=True)
+        self._settled(Settled(delivery, outcome, message, answer, run_s))
+        self.running.pop(id(run), None)  # last: in between it would be neither running nor on its way out
+
+    def _judge(self, message: Message, grant: Grant, run: Run, failure: BaseException | None, run_s: float) -> Outcome:
+        """Settle the units and say how the task ends."""
         meter = run.task.metered
         if meter is not None and meter.limited is not None and not isinstance(failure, RateLimited):
             failure = meter.limited  # swallowed by the handler; the task is deferred all the same
@@ -289,7 +325,7 @@ class Executor:
         if failure is not None and not (meter is not None and meter.limited is failure):
             self._note(failure)
         if meter is not None:
-            self._leases.settle(grant, meter.remaining(proven=self.rules.proven))
+            self._leases.settle(grant, meter.close(proven=self.rules.proven))
         else:
             self._leases.settle(grant, {} if self.rules.proven else None)
         outcome = ACK
@@ -300,8 +336,7 @@ class Executor:
             identity = message.id or "-"
             log.log(level, "task %s id=%s attempt=%d: %s", _words(outcome), identity, message.attempt, outcome.error)
             log.debug("", exc_info=failure)
-        self._settled(Settled(delivery, outcome, message, answer, run_s))
-        self.running.pop(id(run), None)  # last: in between it would be neither running nor on its way out
+        return outcome
 
     def _note(self, failure: BaseException) -> None:
         """A handler that was refused by other means than `task.http` says so by raising RateLimited itself."""
@@ -325,7 +360,3 @@ class CoroutineLoop:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, name="handlers", daemon=True).start()
-
-    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Schedule a coroutine from any thread."""
-        asyncio.run_coroutine_threadsafe(coroutine, self.loop)

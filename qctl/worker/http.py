@@ -16,12 +16,10 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 
-from qctl.worker.task import Meter
+from qctl.worker.task import MAX_RETRY_AFTER_S, Meter
 
 #: Connections that one thread keeps open to one server.
 POOL_CONNECTIONS = 4
-#: Longest pause that a `Retry-After` is believed for.
-MAX_RETRY_AFTER_S = 86_400.0
 #: (connect, read) seconds of a call whose caller names no timeout; the task's own timeout still rules.
 CALL_TIMEOUT_S = (10.0, 60.0)
 

@@ -48,6 +48,7 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._publisher: Publisher | None = None
         self._flush_asked = False
+        self._must_replace = False
         self._go = asyncio.Event()
         self._draining = asyncio.Event()
         self._consumers: dict[str, LiveConsumer] = {}
@@ -81,8 +82,12 @@ class WorkerProcess:
             host=plan.host.name,
             queues=queues,
             work_queue=consumer.queue,
-            declarations=topology.for_consumer(
-                consumer.queue, directed_hosts=directed, persistent=consumer.persistent, declare=consumer.declare
+            declarations=(
+                *topology.exchanges(),
+                *topology.ladder(plan.ladder_s),
+                *topology.for_consumer(
+                    consumer.queue, directed_hosts=directed, persistent=consumer.persistent, declare=consumer.declare
+                ),
             ),
             persistent=consumer.persistent,
             concurrency=consumer.concurrency,
@@ -134,12 +139,14 @@ class WorkerProcess:
         return await connect(login, name=f"qctl {self.origin} {purpose}", properties=properties)
 
     async def _consume(self, connection: Connection) -> None:
-        await topology.ensure(connection, (*topology.exchanges(), *topology.ladder(self.plan.ladder_s)))
         await asyncio.gather(*(live.serve(connection) for live in self._consumers.values()))
 
     async def _publish(self, connection: Connection) -> None:
         self._publisher = await Publisher.open(connection)
-        await connection.closed
+        # A channel can be lost alone: an exchange deleted, a permission taken, a message too large.
+        await asyncio.wait([connection.closed, self._publisher.channel.closed], return_when=asyncio.FIRST_COMPLETED)
+        if self._publisher.channel.closed.done():
+            raise self._publisher.channel.closed.result()
 
     def _lost_publisher(self, _why: str) -> None:
         self._publisher = None
@@ -169,7 +176,7 @@ class WorkerProcess:
         if links:
             await asyncio.wait(links, timeout=CLOSING_S)
         self._leases.close()
-        return 0 if finished else 1
+        return 0 if finished and not self._must_replace else 1
 
     def _links(self) -> list[asyncio.Task[None]]:
         """The two connections, each kept by a task that never ends by itself."""
@@ -187,8 +194,9 @@ class WorkerProcess:
         """Give back what has not started and wait for the rest, at most the drain timeout."""
         started_s = time.monotonic()
         log.info("draining")
-        for live in self._consumers.values():
+        for name, live in self._consumers.items():
             live.drain()
+            self._leases.withdraw(name)
         while busy := sum(live.busy for live in self._consumers.values()):
             if time.monotonic() - started_s > self.plan.drain_timeout_s:
                 log.error("still running after %g s, given up: %d task(s)", self.plan.drain_timeout_s, busy)
@@ -202,6 +210,12 @@ class WorkerProcess:
             await asyncio.sleep(TICK_S)
             for live in self._consumers.values():
                 live.tick()
+                if live.lost_half and not self._draining.is_set():
+                    log.error(
+                        "%s: half of its slots run tasks that are over time; replacing this process", live.address
+                    )
+                    self._must_replace = True
+                    self.drain()
 
 
 def _orders(process: WorkerProcess, loop: asyncio.AbstractEventLoop) -> None:

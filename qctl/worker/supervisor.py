@@ -158,7 +158,15 @@ class Supervisor:
         """Keep the process `index` running until told to stop; the exit code of the last one."""
         pauses = backoff()
         while True:
-            child = await self._spawn(index)
+            try:
+                child = await self._spawn(index)
+            except OSError as error:
+                pause_s = next(pauses)
+                log.error("process %d cannot be started, trying again in %.1f s: %s", index, pause_s, error.strerror)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), pause_s)
+                    return int(Exit.DONE)
+                continue
             code = await child.process.wait()
             await child.ready  # its report is read by then
             del self._children[index]
@@ -188,6 +196,9 @@ class Supervisor:
                 stdin=asyncio.subprocess.PIPE,
                 pass_fds=(write_end,),
             )
+        except OSError:
+            os.close(read_end)
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
             os.close(write_end)

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds without new grants after a 429 that does not say how long.
 UNSAID_RETRY_AFTER_S = 5.0
+#: Longest pause that an upstream or a handler is believed; an epoch taken for a delay must not end a host's work.
+MAX_RETRY_AFTER_S = 86_400.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -85,6 +87,7 @@ class Meter:
         self._in_flight: dict[str, int] = {}
         self._spent: dict[str, int] = {}
         self._overdue = False
+        self._closed = False
         self.calls_made = False
         self.limited: RateLimited | None = None
 
@@ -117,18 +120,26 @@ class Meter:
     def end(self, call: Call, *, sent: bool, ambiguous: bool) -> None:
         """A call of `begin` is over. sent False: the upstream cannot have seen it, and the unit is free again."""
         with self._lock:
+            if self._closed:
+                return  # booked when the task ended
             self._in_flight[call.quota] -= 1
             if sent:
                 self.calls_made = True
                 self._leases.book(self._grant, call.quota, 1, ambiguous=ambiguous)
 
-    def remaining(self, *, proven: bool) -> dict[str, int]:
-        """What is still to be settled when the task ends.
+    def close(self, *, proven: bool) -> dict[str, int]:
+        """The task ends: no more calls. Returns what is still to be settled.
 
-        proven: every call of this handler is metered, so that what was not booked was not used. Otherwise a quota that
+        Calls still under way (in a thread that the handler left behind) are booked as ambiguous: the upstream may count
+        them yet. proven: every call of this handler is metered, so that what was not booked was not used. Otherwise a quota that
         the task never metered counts at what was reserved for it.
         """
         with self._lock:
+            self._closed = True
+            for quota, calls in self._in_flight.items():
+                if calls:
+                    self._leases.book(self._grant, quota, calls, ambiguous=True)
+                    self.calls_made = True
             metered = self._spent.keys() | self._in_flight.keys()
             unmetered = () if proven else self._tariff.quotas - metered
             return {**{quota: self._grant.reserved(quota) for quota in unmetered}, **self._spent}
@@ -144,8 +155,8 @@ class Meter:
 
     def _reserve(self, quota: str, units: int) -> None:
         """Make sure that the grant covers `units` more than what is promised already."""
-        if self._overdue:
-            raise TimedOut("the task is over its timeout; no more calls")
+        if self._overdue or self._closed:
+            raise TimedOut(f"the task is {'over' if self._closed else 'over its timeout'}; no more calls")
         promised = self._in_flight.get(quota, 0) + self._spent.get(quota, 0)
         short_units = promised + units - self._grant.reserved(quota)
         if short_units > 0 and not self._leases.more(self._grant, quota, short_units):
@@ -172,7 +183,7 @@ class Call:
 
 def block(leases: Leases, quota: str, retry_after_s: float | None) -> None:
     """Grant nothing of a quota until the upstream serves again; a ledger that takes no writes grants nothing anyway."""
-    wait_s = UNSAID_RETRY_AFTER_S if retry_after_s is None else retry_after_s
+    wait_s = UNSAID_RETRY_AFTER_S if retry_after_s is None else min(retry_after_s, MAX_RETRY_AFTER_S)
     try:
         leases.block(quota, leases.clock.now_ns() + round(wait_s * NS_PER_S))
     except LedgerError as error:

@@ -49,7 +49,7 @@ async def test_a_confirmed_message_is_in_the_queue(vhost: Vhost) -> None:
         publisher = await Publisher.open(connection)
 
         # when a message is published
-        fate = await publisher.publish(message("q", b"payload", message_id="id-1"), 10.0)
+        fate = await publisher.publish(message("q", b"payload", message_id="id-1"))
 
     # then it is confirmed, and it is there
     assert fate is Published.CONFIRMED
@@ -63,7 +63,7 @@ async def test_a_message_that_no_queue_takes_is_unroutable(vhost: Vhost) -> None
 
         # when messages go where nothing is, with any id or none
         fates = [
-            await publisher.publish(message("nowhere", message_id=message_id), 10.0)
+            await publisher.publish(message("nowhere", message_id=message_id))
             for message_id in ("id-1", None, "ü", b"\xff\xfe")
         ]
 
@@ -71,7 +71,7 @@ async def test_a_message_that_no_queue_takes_is_unroutable(vhost: Vhost) -> None
         assert fates == [Published.UNROUTABLE] * 4
         # and the next good one is confirmed
         make_queue(vhost)
-        assert await publisher.publish(message("q", message_id="id-1"), 10.0) is Published.CONFIRMED
+        assert await publisher.publish(message("q", message_id="id-1")) is Published.CONFIRMED
 
 
 @scenario
@@ -164,7 +164,7 @@ async def test_a_lost_connection_is_told_to_each_that_waits(vhost: Vhost) -> Non
     fates = Fates()
     async with connected(vhost) as connection:
         publisher = await Publisher.open(connection)
-        await publisher.publish(message("q"), 10.0)
+        await publisher.publish(message("q"))
         for number in range(50):
             publisher.send(message("q"), fates.of(number))
 
@@ -180,7 +180,7 @@ async def test_a_lost_connection_is_told_to_each_that_waits(vhost: Vhost) -> Non
         # and what comes later is not sent at all
         with pytest.raises(ChannelLost, match="by the test"):
             publisher.send(message("q"), fates.of("late"))
-        assert await publisher.publish(message("q"), 10.0) is Published.LOST
+        assert await publisher.publish(message("q")) is Published.LOST
         assert fates.told["late"] == []
 
 
@@ -190,7 +190,7 @@ async def test_a_channel_that_the_broker_closes_says_why(local_vhost: Vhost) -> 
         publisher = await Publisher.open(connection)
 
         # when something is published to an exchange that does not exist
-        fate = await publisher.publish(message("key", exchange="no-such-exchange"), 10.0)
+        fate = await publisher.publish(message("key", exchange="no-such-exchange"))
 
         # then its fate is unknown to the publisher, and the broker's word is kept
         assert fate is Published.LOST
@@ -198,7 +198,7 @@ async def test_a_channel_that_the_broker_closes_says_why(local_vhost: Vhost) -> 
         assert publisher.why_lost.code == 404
         assert "no-such-exchange" in publisher.why_lost.text
         # and the connection serves on
-        assert await (await Publisher.open(connection)).publish(message("nowhere"), 10.0) is Published.UNROUTABLE
+        assert await (await Publisher.open(connection)).publish(message("nowhere")) is Published.UNROUTABLE
 
 
 @scenario
@@ -264,7 +264,7 @@ async def test_what_amqp_cannot_carry_harms_nothing_else(local_vhost: Vhost, pro
 
         # then nothing was sent, and the tags of what follows are right
         assert publisher.unconfirmed == 0
-        assert await publisher.publish(message("q"), 10.0) is Published.CONFIRMED
+        assert await publisher.publish(message("q")) is Published.CONFIRMED
     assert fates.told == {"impossible": []}
     assert depth(local_vhost, "q") == 1
 
@@ -277,7 +277,7 @@ async def test_a_body_of_many_frames_arrives_whole(vhost: Vhost) -> None:
     async with connected(vhost) as connection:
         publisher = await Publisher.open(connection)
         for body in bodies:
-            assert await publisher.publish(message("q", body), 10.0) is Published.CONFIRMED
+            assert await publisher.publish(message("q", body)) is Published.CONFIRMED
 
     # then both are there byte for byte
     assert [found.body for found in take_all(vhost, "q")] == bodies

@@ -143,11 +143,11 @@ async def test_a_delayed_task_comes_back_and_a_stray_is_kept(vhost: Vhost) -> No
         publisher = await Publisher.open(connection)
         headers = {"qctl-delay": "1s"}
         for queue in ("gone", "timeline"):
-            fate = await publisher.publish(message(queue, exchange="qctl.retry", headers=headers, type=queue), 10.0)
+            fate = await publisher.publish(message(queue, exchange="qctl.retry", headers=headers, type=queue))
             assert fate is Published.CONFIRMED
         # and one that no waiting room fits
         unknown = message("timeline", exchange="qctl.retry", headers={"qctl-delay": "2s"})
-        assert await publisher.publish(unknown, 10.0) is Published.UNROUTABLE
+        assert await publisher.publish(unknown) is Published.UNROUTABLE
 
         # when the second is over
         await until("both are back", lambda: depth(vhost, "timeline") and depth(vhost, "qctl.unroutable"))
@@ -212,7 +212,7 @@ async def test_a_queue_that_is_not_ours_is_used_as_it_is(vhost: Vhost) -> None:
         await topology.ensure(connection, topology.exchanges())
         await topology.ensure(connection, topology.for_consumer("theirs", declare=False))
         publisher = await Publisher.open(connection)
-        fate = await publisher.publish(message("theirs", exchange="qctl.tasks"), 10.0)
+        fate = await publisher.publish(message("theirs", exchange="qctl.tasks"))
 
     # then only its bindings and its dead-letter queue are ours
     assert fate is Published.CONFIRMED
@@ -244,7 +244,7 @@ async def test_without_the_right_to_declare_what_exists_is_used(vhost: Vhost) ->
 
             # then it works, and nothing has changed
             publisher = await Publisher.open(connection)
-            fate = await publisher.publish(message("timeline", exchange="qctl.tasks"), 10.0)
+            fate = await publisher.publish(message("timeline", exchange="qctl.tasks"))
     assert fate is Published.CONFIRMED
     assert (queues(vhost), exchanges(vhost), bindings(vhost)) == before
 
@@ -258,7 +258,7 @@ async def test_without_the_right_to_bind_existing_bindings_are_believed(local_vh
         async with connected(local_vhost, **limited) as connection:
             await topology.ensure(connection, everything())
             publisher = await Publisher.open(connection)
-            fate = await publisher.publish(message("timeline", exchange="qctl.tasks"), 10.0)
+            fate = await publisher.publish(message("timeline", exchange="qctl.tasks"))
     assert fate is Published.CONFIRMED
 
 

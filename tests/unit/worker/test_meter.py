@@ -64,7 +64,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def finish(host: Host, grant: Grant, meter: Meter, *, proven: bool = False) -> None:
-    host.leases.settle(grant, meter.remaining(proven=proven))
+    host.leases.settle(grant, meter.close(proven=proven))
 
 
 # Calls

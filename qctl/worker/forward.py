@@ -1,0 +1,156 @@
+"""What takes a delivery's place: its retry, its dead letter, the answer to its `reply_to`.
+
+Published mandatory and confirmed, and only then is the original acknowledged. While the broker will not take it, the
+delivery stays unacknowledged and the consumer is held. The same message is published again only when its first copy
+cannot arrive any more: a broker that is slow to confirm would otherwise run one task many times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+from qctl.broker import topology
+from qctl.broker.message import DELAY, DIED_AT, DIED_ON, Outgoing, answer_to, republish, text, utc
+from qctl.broker.publisher import Published, Publisher
+from qctl.broker.session import ChannelLost, backoff
+from qctl.errors import QctlError
+from qctl.units import format_duration
+from qctl.worker.execute import Settled
+from qctl.worker.outcome import Ending
+
+log = logging.getLogger(__name__)
+
+#: A broker that has not confirmed for this long holds the consumer; the confirm is waited for all the same.
+SLOW_CONFIRM_S = 15.0
+
+#: The cause of the hold.
+NO_PUBLISHES = "broker takes no retries"
+
+
+class Forwarder:
+    """Forwards for one consumer. Use from the loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        work_queue: str,
+        persistent: bool,
+        declarations: Sequence[topology.Declaration],
+        publisher: Callable[[], Publisher | None],
+        hold: Callable[[str, str], None],
+        release: Callable[[str], None],
+    ) -> None:
+        """hold(cause, words) and release(cause): of the consumer. declarations: made again when something is gone."""
+        self._host = host
+        self._work_queue = work_queue
+        self._persistent = persistent
+        self._declarations = declarations
+        self._publisher = publisher
+        self._hold = hold
+        self._release = release
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._in_trouble: set[Settled] = set()
+
+    @property
+    def pending(self) -> int:
+        """Deliveries whose successor is not confirmed yet."""
+        return len(self._under_way)
+
+    def start(self, settled: Settled) -> None:
+        """Forward; returns at once. How many are under way is bounded by the prefetch."""
+        task = asyncio.get_running_loop().create_task(self._forward(settled))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _forward(self, settled: Settled) -> None:
+        subscription, tag = settled.delivery.subscription, settled.delivery.tag
+        try:
+            outgoing, enough = self._outgoing(settled)
+            for pause_s in backoff():
+                fate = await self._publish(settled, outgoing)
+                if fate in enough:
+                    subscription.ack([tag])
+                if fate in enough or not subscription.is_open:
+                    return  # a delivery whose channel is gone comes again, with its old headers
+                self._trouble(settled, outgoing, fate.value)
+                if fate is Published.UNROUTABLE:
+                    await self._declare()
+                await asyncio.sleep(pause_s)
+        # Whatever cannot be forwarded must not be lost in here: it goes back as it came, and the log says so.
+        except Exception:
+            log.critical("cannot forward a task, giving it back", exc_info=True)
+            subscription.give_back([tag])
+        finally:
+            self._in_trouble.discard(settled)
+            if not self._in_trouble:
+                self._release(NO_PUBLISHES)
+
+    async def _publish(self, settled: Settled, outgoing: Outgoing) -> Published:
+        """Publish once and wait for its fate; LOST also when nothing was sent."""
+        publisher, gone = self._publisher(), settled.delivery.subscription.channel.closed
+        if publisher is None or publisher.channel.connection.blocked:
+            return Published.LOST
+        attempt = asyncio.ensure_future(publisher.publish(outgoing))
+        await asyncio.wait([attempt, gone], timeout=SLOW_CONFIRM_S, return_when=asyncio.FIRST_COMPLETED)
+        if not attempt.done() and not gone.done():
+            self._trouble(settled, outgoing, f"no confirm within {SLOW_CONFIRM_S:g} s")
+            await asyncio.wait([attempt, gone], return_when=asyncio.FIRST_COMPLETED)
+        if attempt.done():
+            return attempt.result()
+        attempt.cancel()
+        return Published.LOST
+
+    def _trouble(self, settled: Settled, outgoing: Outgoing, why: str) -> None:
+        self._in_trouble.add(settled)
+        self._hold(NO_PUBLISHES, f"{NO_PUBLISHES}: {outgoing.exchange or 'reply'} {outgoing.routing_key}: {why}")
+
+    async def _declare(self) -> None:
+        """Somebody deleted what it goes through: make it again."""
+        publisher = self._publisher()
+        if publisher is None:
+            return
+        try:
+            await topology.ensure(publisher.channel.connection, self._declarations)
+        except (ChannelLost, QctlError) as error:
+            log.warning("cannot declare what a task has to go through: %s", error)
+
+    def _outgoing(self, settled: Settled) -> tuple[Outgoing, frozenset[Published]]:
+        """What to publish, and the fates that are good enough.
+
+        An answer that nobody waits for, or has no room for, is no reason to run the task again.
+        """
+        if settled.outcome.ending is Ending.ACK:
+            return answer_of(settled), frozenset({Published.CONFIRMED, Published.UNROUTABLE, Published.REFUSED})
+        return self._successor(settled), frozenset({Published.CONFIRMED})
+
+    def _successor(self, settled: Settled) -> Outgoing:
+        """The retry or the dead letter of a delivery."""
+        outcome, delivery = settled.outcome, settled.delivery
+        is_dead = outcome.ending is Ending.DEAD
+        if is_dead:
+            marks = {DIED_AT: utc(time.time()), DIED_ON: self._host}
+        else:
+            marks = {DELAY: format_duration(outcome.delay_s)}
+        properties = republish(
+            delivery.properties,
+            changes={**outcome.headers, **marks},
+            message_id=str(uuid.uuid4()),
+            first_seen=utc(delivery.received_s),
+            persistent=self._persistent or is_dead,
+        )
+        # A directed task comes back to its own host's queue, but dies where its consumer's dead letters lie.
+        exchange, key = (topology.DEAD, self._work_queue) if is_dead else (topology.RETRY, delivery.subscription.queue)
+        return Outgoing(exchange, key, delivery.body, properties)
+
+
+def answer_of(settled: Settled) -> Outgoing:
+    """The answer of an `http` handler to the task's `reply_to`, with the upstream's status in `qctl-status`."""
+    answer, asked = settled.answer, settled.delivery.properties
+    assert answer is not None
+    properties = answer_to(asked, message_id=str(uuid.uuid4()), content_type=answer.content_type, status=answer.status)
+    return Outgoing("", text(asked.reply_to), answer.body, properties)
