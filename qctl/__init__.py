@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qctl.worker.signals import RateLimited, Reject, Retry
+    from qctl.worker.exceptions import RateLimited, Reject, Retry
     from qctl.worker.task import Task
 
 __version__ = "0.1.0"
@@ -16,9 +16,9 @@ __all__ = ["RateLimited", "Reject", "Retry", "Task"]
 
 _HOMES = {
     "Task": "qctl.worker.task",
-    "RateLimited": "qctl.worker.signals",
-    "Retry": "qctl.worker.signals",
-    "Reject": "qctl.worker.signals",
+    "RateLimited": "qctl.worker.exceptions",
+    "Retry": "qctl.worker.exceptions",
+    "Reject": "qctl.worker.exceptions",
 }
 
 

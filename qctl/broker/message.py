@@ -40,6 +40,10 @@ DIED_AT = "qctl-died-at"
 DIED_ON = "qctl-died-on"
 
 STATUS = "qctl-status"
+DROPPED = "qctl-dropped"
+
+#: Encoded headers that surely fit into a frame of 128 KiB beside the other properties, eight short strings.
+MAX_HEADER_BYTES = (128 << 10) - (4 << 10)
 
 TRANSIENT, PERSISTENT = 1, 2
 #: The properties of a message, as pika has them; treated as frozen once made.
@@ -214,6 +218,15 @@ def utc(now_s: float) -> str:
     return datetime.fromtimestamp(now_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _fits(headers: dict[str, Any]) -> bool:
+    """Whether a republish can carry these: pika sends all of them in one frame, and cannot encode all that it reads."""
+    try:
+        return sum(map(len, Properties(headers=headers).encode())) <= MAX_HEADER_BYTES
+    # An encoder fed with foreign values fails in every way there is.
+    except Exception:  # noqa: BLE001
+        return False
+
+
 def republish(
     properties: Properties,
     *,
@@ -226,7 +239,8 @@ def republish(
 
     Keeps what the producer set, unknown `qctl-` headers too. Drops what would do harm a second time: `user_id` (another
     connection may not claim it), `expiration` (would cut the delay short), `CC` and `BCC` (would duplicate), every `x-`
-    header (the broker's own history, which would end a cycle) and the previous `qctl-delay`.
+    header (the broker's own history, which would end a cycle) and the previous `qctl-delay`; all of the producer's
+    headers when they would not fit, since that would cost the connection at every try.
     """
     kept = {
         name: value
@@ -236,6 +250,8 @@ def republish(
     }
     kept.setdefault(FIRST_SEEN, first_seen)
     kept.update(changes)
+    if not _fits(kept):
+        kept = {FIRST_SEEN: first_seen, **changes, DROPPED: "the producer's headers were too large to publish again"}
     return Properties(
         content_type=properties.content_type,
         content_encoding=properties.content_encoding,

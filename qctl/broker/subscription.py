@@ -86,6 +86,7 @@ class Subscription:
             self.channel.raw.basic_ack(below[-1], multiple=len(below) > 1)
         for tag in batch[len(below) :]:
             self.channel.raw.basic_ack(tag)
+        self.channel.note_settled()
         self._close_when_settled()
 
     def give_back(self, tags: Iterable[int]) -> None:
@@ -107,6 +108,7 @@ class Subscription:
         self._settle(tags)
         for tag in tags:
             self.channel.raw.basic_nack(tag, requeue=True)
+            self.channel.note_settled()
         self._close_when_settled()
 
     def _close_when_settled(self) -> None:

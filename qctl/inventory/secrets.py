@@ -58,7 +58,7 @@ def credentials(broker: Broker, *, base: Path, prefer_environment: bool) -> tupl
 
 
 def _from_environment(name: str, *, what: str) -> str:
-    value = os.environ.get(name, "")
+    value = os.environ.get(name, "").rstrip("\r\n")  # as a mounted secret often ends
     if not value:
         state = "is empty" if name in os.environ else "is not set"
         raise SecretError(f"{what}: the environment variable {name} {state}", hint=f"Set it: export {name}=...")

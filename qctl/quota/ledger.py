@@ -28,6 +28,8 @@ from qctl.quota.words import Words
 
 #: Settled units by the instant of their settlement, for each quota.
 Settled = Mapping[str, Mapping[int, int]]
+#: All quotas of the ledger, by name.
+Accounts = Mapping[str, Account]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Ledger:
         self._lifeline: Lifeline | None = None
         self._policies: dict[str, Policy] = {}
         #: The quotas as of a version of the limits.
-        self._known: tuple[int, Mapping[str, Account]] = (-1, {})
+        self._known: tuple[int, Accounts] = (-1, {})
         self._closed = False
 
     @classmethod
@@ -256,9 +258,7 @@ class Ledger:
         return self._directory / schema.PROCESSES / f"{process}.lock"
 
     @contextmanager
-    def _writing(
-        self, patience_s: float = PATIENCE_S
-    ) -> Iterator[tuple[sqlite3.Connection, Head, Mapping[str, Account]]]:
+    def _writing(self, patience_s: float = PATIENCE_S) -> Iterator[tuple[sqlite3.Connection, Head, Accounts]]:
         with self._connected(patience_s) as connection:
             schema.patiently(lambda: connection.execute("BEGIN IMMEDIATE"), patience_s=patience_s)
             before = connection.total_changes
@@ -275,14 +275,14 @@ class Ledger:
             self.mark = self.words.changed()
 
     @contextmanager
-    def _reading(self, patience_s: float = PATIENCE_S) -> Iterator[tuple[sqlite3.Connection, Mapping[str, Account]]]:
+    def _reading(self, patience_s: float = PATIENCE_S) -> Iterator[tuple[sqlite3.Connection, Accounts]]:
         with self._connected(patience_s) as connection:
             connection.execute("BEGIN")
             head = schema.patiently(lambda: books.head(connection, self.process), patience_s=patience_s)
             yield connection, self._accounts(connection, head)
             connection.execute("COMMIT")
 
-    def _accounts(self, connection: sqlite3.Connection, head: Head) -> Mapping[str, Account]:
+    def _accounts(self, connection: sqlite3.Connection, head: Head) -> Accounts:
         """All quotas; read again only when a limit or a block has changed."""
         version, accounts = self._known
         if version != head.limits_version:
@@ -338,7 +338,7 @@ class Ledger:
             self._connection = None
 
 
-def _account(accounts: Mapping[str, Account], quota: str) -> Account:
+def _account(accounts: Accounts, quota: str) -> Account:
     if quota not in accounts:
         raise UnknownName(f"the ledger has no quota {quota}", hint="Add it under `quotas:` in the inventory.")
     return accounts[quota]

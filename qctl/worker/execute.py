@@ -10,19 +10,18 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any
 
 from qctl.broker.message import DeadReason, Malformed, Message, Properties, parse, text
 from qctl.broker.subscription import Subscription
 from qctl.inventory.model import Consumer, HttpHandler, Quota
 from qctl.quota import Grant, Hold, Leases, Priced
+from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
 from qctl.worker.handlers import Answer, Handler
 from qctl.worker.logs import current_task
 from qctl.worker.outcome import ACK, GIVE_BACK, Ending, Outcome, dead, decide
-from qctl.worker.signals import RateLimited, TimedOut, Unpaid
 from qctl.worker.task import Meter, Tariff, Task, block, tariff
 
 log = logging.getLogger(__name__)

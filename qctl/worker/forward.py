@@ -12,9 +12,10 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from qctl.broker import topology
-from qctl.broker.message import DELAY, DIED_AT, DIED_ON, Outgoing, answer_to, republish, text, utc
+from qctl.broker.message import DELAY, DIED_AT, DIED_ON, Outgoing, answer_to, republish, utc
 from qctl.broker.publisher import Published, Publisher
 from qctl.broker.session import ChannelLost, backoff
 from qctl.errors import QctlError
@@ -96,10 +97,11 @@ class Forwarder:
         if publisher is None or publisher.channel.connection.blocked:
             return Published.LOST
         attempt = asyncio.ensure_future(publisher.publish(outgoing))
-        await asyncio.wait([attempt, gone], timeout=SLOW_CONFIRM_S, return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [attempt, gone]
+        await asyncio.wait(either, timeout=SLOW_CONFIRM_S, return_when=asyncio.FIRST_COMPLETED)
         if not attempt.done() and not gone.done():
             self._trouble(settled, outgoing, f"no confirm within {SLOW_CONFIRM_S:g} s")
-            await asyncio.wait([attempt, gone], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if attempt.done():
             return attempt.result()
         attempt.cancel()
@@ -153,4 +155,4 @@ def answer_of(settled: Settled) -> Outgoing:
     answer, asked = settled.answer, settled.delivery.properties
     assert answer is not None
     properties = answer_to(asked, message_id=str(uuid.uuid4()), content_type=answer.content_type, status=answer.status)
-    return Outgoing("", text(asked.reply_to), answer.body, properties)
+    return Outgoing("", asked.reply_to, answer.body, properties)

@@ -10,7 +10,7 @@ from typing import Any
 from qctl.broker import message as wire
 from qctl.broker.message import DeadReason, Malformed, Message
 from qctl.inventory.model import RetryPolicy
-from qctl.worker.signals import RateLimited, Reject, Retry, TimedOut, Unpaid
+from qctl.worker.exceptions import RateLimited, Reject, Retry, TimedOut, Unpaid
 
 #: A task that was deferred this often is given up on.
 MAX_DEFERRALS = 20

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from qctl.broker.message import Malformed, Message, decode_json
 from qctl.errors import LedgerError
 from qctl.units import MAX_UNITS, NS_PER_S
-from qctl.worker.signals import RateLimited, TimedOut, Unpaid
+from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
 
 if TYPE_CHECKING:
     from qctl.quota import Grant, Leases
@@ -131,8 +131,8 @@ class Meter:
         """The task ends: no more calls. Returns what is still to be settled.
 
         Calls still under way (in a thread that the handler left behind) are booked as ambiguous: the upstream may count
-        them yet. proven: every call of this handler is metered, so that what was not booked was not used. Otherwise a quota that
-        the task never metered counts at what was reserved for it.
+        them yet. proven: every call of this handler is metered, so that what was not booked was not used. Otherwise a
+        quota that the task never metered counts at what was reserved for it.
         """
         with self._lock:
             self._closed = True

@@ -19,8 +19,8 @@ from typing import IO
 from qctl.broker.message import short
 from qctl.errors import HandlerError
 from qctl.inventory.model import ExecHandler
+from qctl.worker.exceptions import RateLimited, Reject, Retry, TimedOut
 from qctl.worker.handlers import Handler
-from qctl.worker.signals import RateLimited, Reject, Retry, TimedOut
 from qctl.worker.task import Task
 
 #: sysexits.h: EX_UNAVAILABLE defers, EX_DATAERR is dead.

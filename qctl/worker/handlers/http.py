@@ -11,10 +11,11 @@ from unicodedata import normalize
 from urllib.parse import unquote
 
 from qctl.broker.message import Malformed, short
+from qctl.errors import SecretError
 from qctl.inventory.model import HttpHandler
 from qctl.inventory.secrets import resolve
+from qctl.worker.exceptions import Reject, Retry
 from qctl.worker.handlers import Answer, Handler
-from qctl.worker.signals import Reject, Retry
 from qctl.worker.task import Task
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -104,6 +105,13 @@ def load(spec: HttpHandler, consumer: str, timeout_s: float, base: Path) -> Hand
         name: resolve(value, what=f"header {name} of consumer {consumer}", base=base)
         for name, value in spec.headers.items()
     }
+    for name, value in fixed.items():
+        # Checked without showing it: what requests says about a bad header has the whole value in it.
+        if not value.isprintable() or not value.isascii() or value != value.strip():
+            raise SecretError(
+                f"header {name} of consumer {consumer} is not a line of ASCII text without blanks around it",
+                hint="Look for a line break or a blank at the end of the secret.",
+            )
     allowed = frozenset(name.lower() for name in spec.allow_headers)
     base_url = spec.base_url if spec.base_url.endswith("/") else spec.base_url + "/"
 

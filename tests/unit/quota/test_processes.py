@@ -82,12 +82,11 @@ def test_sixteen_processes_spend_exactly_the_limit(spenders: Spenders) -> None:
     spenders.start(limit)
     spent += spenders.spend_together()
 
-    # Then together they spent the limit to the last unit, all of them had a part, and the ledger knows of each
+    # Then together they spent the limit to the last unit, and the ledger knows of each
     ledger = Ledger.open(spenders.directory)
     reading = ledger.readings()["api"]
     assert sum(spent) == limit.units
-    assert min(spent[:16]) > 0
-    assert spent[16] <= 16 * 3
+    assert sum(units > 0 for units in spent[:16]) > 1
     assert reading.used(ledger.clock.now_ns()) == (limit.units,)
     assert (reading.leased, reading.claims) == ({}, ())
     ledger.close()

@@ -12,8 +12,8 @@ import requests
 
 from qctl.quota import Grant, Leases, Ledger, Limit, Policy
 from qctl.units import NS_PER_S
+from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
 from qctl.worker.http import MeteredSession
-from qctl.worker.signals import RateLimited, TimedOut, Unpaid
 from qctl.worker.task import Meter, tariff
 from tests.upstream import Upstream
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from qctl.broker.message import DeadReason, Malformed, Message, Properties
 from qctl.inventory.model import FIXED_LADDER_S, RetryPolicy
+from qctl.worker.exceptions import RateLimited, Reject, Retry, TimedOut, Unpaid
 from qctl.worker.outcome import ACK, GIVE_BACK, MAX_DEFERRALS, Ending, Outcome, decide, explain, rung
-from qctl.worker.signals import RateLimited, Reject, Retry, TimedOut, Unpaid
 
 LADDER_S = (1.0, 2.0, 5.0, 30.0)
 RETRY = RetryPolicy(attempts=3, delays_s=(2.0, 5.0))
