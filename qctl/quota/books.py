@@ -313,7 +313,8 @@ def _carry(
         if expiry(counted_ns, new) > now_ns:
             add_spent(connection, quota_id, new, {counted_ns: units})
     begin_ns = max(created_ns, now_ns - new.kept_ns - new.bucket_ns - linger_ns)
-    unknown_ns = now_ns - base.kept_ns - begin_ns
+    # Both ends belong to it: what was counted when the quota began may be forgotten just now.
+    unknown_ns = now_ns - base.kept_ns - begin_ns + 1
     if unknown_ns > 0:
         bounds = [peak * -(-unknown_ns // it.period_ns) for it, peak, since_ns in old if since_ns <= begin_ns]
         counted_ns = now_ns - base.kept_ns + linger_ns

@@ -42,7 +42,7 @@ class Delivery:
     received_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Settled:
     """A delivery that is done with. run_s: how long the handler took, None when it did not run."""
 

@@ -48,7 +48,6 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._publisher: Publisher | None = None
         self._flush_asked = False
-        self._must_replace = False
         self._go = asyncio.Event()
         self._draining = asyncio.Event()
         self._consumers: dict[str, LiveConsumer] = {}
@@ -176,7 +175,7 @@ class WorkerProcess:
         if links:
             await asyncio.wait(links, timeout=CLOSING_S)
         self._leases.close()
-        return 0 if finished and not self._must_replace else 1
+        return 0 if finished else 1
 
     def _links(self) -> list[asyncio.Task[None]]:
         """The two connections, each kept by a task that never ends by itself."""
@@ -214,8 +213,7 @@ class WorkerProcess:
                     log.error(
                         "%s: half of its slots run tasks that are over time; replacing this process", live.address
                     )
-                    self._must_replace = True
-                    self.drain()
+                    self.drain()  # the supervisor starts it anew
 
 
 def _orders(process: WorkerProcess, loop: asyncio.AbstractEventLoop) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from tests.brokers import Broker, fresh_vhost
+from tests.brokers import Broker, Vhost, fresh_vhost
 from tests.fleet import Fleet, Worker, wait_until
 from tests.integration.worker_harness import Wire, await_history, spent, start_consuming, wire
 from tests.upstream import Upstream
@@ -71,7 +72,7 @@ def site(local_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iter
             "handler": {"python": f"handlers:{name}"},
             "quota": {"api": 1},
             "timeout": "1s",
-            "concurrency": 2,
+            "concurrency": 4,
             "retry": {"attempts": 2, "delays": ["1s"]},
         }
         for name in names
@@ -148,3 +149,31 @@ def test_given_all_that_then_every_run_counts_at_its_cost_and_the_worker_ends_in
     assert site.worker.stop() == 0
 
     assert spent(site.fleet, "web-1")["api"] == runs
+
+
+def test_given_half_the_slots_lost_then_the_process_is_replaced_and_the_task_goes_to_another(
+    local_vhost: Vhost, tmp_path: Path
+) -> None:
+    # Given a task that hangs in one of two slots, once
+    handlers = """
+        def hangs(task):
+            note("hangs", os.getpid())
+            while not task.payload and len(open(DIRECTORY + "/hangs").read().split()) == 1:
+                time.sleep(0.05)
+            note("done", task.id)
+    """.replace("DIRECTORY", repr(str(tmp_path)))
+    consumers = {
+        "hangs": {"handler": {"python": "handlers:hangs"}, "quota": {}, "timeout": "1s", "concurrency": 2},
+    }
+    with Fleet(local_vhost, tmp_path, handlers, consumers=consumers, hosts={"web-1": None}) as fleet:
+        worker = start_consuming(fleet, "web-1", "hangs", arguments=("--drain-timeout", "1s"))
+
+        # When it is over its time
+        fleet.enqueue("hangs", [0], "--type", "once")
+
+        # Then the process is replaced, and another one runs the task
+        worker.await_log("half of its slots run tasks that are over time; replacing this process")
+        await_history(fleet, "done", 1)
+        first, second = fleet.history("hangs")
+        assert first != second
+        assert worker.stop() == 0

@@ -346,6 +346,20 @@ def test_a_longer_period_counts_what_nobody_remembers_as_what_was_possible(join:
     assert used(ledger)[1] in (590, 600)
 
 
+def test_what_was_forgotten_this_very_moment_is_not_known(join: Open, clock: FakeClock) -> None:
+    # Given units spent at the instant at which the quota was made, on the edge of a bucket
+    limit = Limit(9, 10 * S)
+    clock.true_ns = limit.bucket_ns * 10**6
+    ledger = join(Policy("api", (limit,)))
+    ledger.exchange(Exchange(settled={"api": {ledger.clock.now_ns(): 9}}))
+    clock.pass_ns(limit.kept_ns)
+    ledger.exchange(Exchange(settled={"api": {ledger.clock.now_ns(): 1}}))
+
+    ledger.configure([Policy("api", (Limit(30, 25 * S),))])
+
+    assert used(ledger) >= (10,)
+
+
 def test_a_longer_period_counts_as_spent_when_the_limits_were_others_before(join: Open, clock: FakeClock) -> None:
     ledger = join(Policy("api", (Limit(1000, 20 * S),)))
     clock.pass_ns(30 * S)
@@ -498,10 +512,11 @@ def test_after_a_reboot_all_was_spent_just_now_and_nothing_freezes(
     assert used(after) == (0,)
 
 
-def test_an_instant_of_a_clock_that_restarted_does_not_count_for_ever(join: Open, clock: FakeClock) -> None:
+def test_instants_of_a_clock_that_restarted_do_not_count_for_ever(join: Open, clock: FakeClock) -> None:
     ledger = join()
+    ahead_ns = ledger.clock.now_ns() + 10**6 * S
 
-    ledger.exchange(Exchange(settled={"api": {ledger.clock.now_ns() + 10**6 * S: 5}}))
+    ledger.exchange(Exchange(settled={"api": {ahead_ns: 3, ahead_ns + 1: 2}}))
 
     assert used(ledger) == (5,)
     clock.pass_ns(10 * S + 20 * 10**6)

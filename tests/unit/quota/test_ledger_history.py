@@ -69,17 +69,19 @@ class History(RuleBasedStateMachine):
                 process.settle(len(process.running) - 1, 1, ambiguous=ambiguous)
 
     @precondition(lambda self: self.processes)
-    @rule(pick=picks, wanted=st.integers(1, 4))
-    def take_as_soon_as_the_ledger_says(self, pick: int, wanted: int) -> None:
+    @rule(pick=picks, wanted=st.integers(1, 4), early_ns=st.sampled_from([0, 0, 5 * 10**6, S // 2, S]))
+    def take_as_soon_as_the_ledger_says_or_earlier(self, pick: int, wanted: int, early_ns: int) -> None:
         process = self._at(pick)
         process.sync(give_back=True)
         now_ns = process.ledger.clock.now_ns()
         at_ns = free_at(process.ledger.readings()["api"], wanted, now_ns)
         if at_ns is not None:
-            self.clock.pass_ns(at_ns - now_ns)
+            self.clock.pass_ns(max(0, at_ns - early_ns - now_ns))
             for _ in range(wanted):
                 if process.take("cheap", {"api": 1}):
                     self._judge()
+                    process.settle(len(process.running) - 1, 1)
+                    process.sync()
 
     @precondition(lambda self: any(process.running for process in self.processes))
     @rule(pick=picks, which=picks, used=st.integers(0, 5), ambiguous=st.booleans())
