@@ -2,5 +2,5 @@
 
 `supervisor` starts the processes; in each `process`, every `consumer` hands its deliveries to `execute`, which pays
 from `qctl.quota`, runs one of the `handlers` and lets `outcome` decide. Task authors use `task` and `exceptions`,
-through the names of the package `qctl`. Deliveries come from `qctl.broker` and leave through it; nothing in here prints.
+through the names of the package `qctl`. Deliveries come from `qctl.broker` and leave through it; nothing here prints.
 """

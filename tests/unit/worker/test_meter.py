@@ -14,7 +14,7 @@ from qctl.quota import Grant, Leases, Ledger, Limit, Policy
 from qctl.units import NS_PER_S
 from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
 from qctl.worker.http import MeteredSession
-from qctl.worker.task import Meter, tariff
+from qctl.worker.task import Meter, block, tariff
 from tests.upstream import Upstream
 
 LIMIT = 50
@@ -353,3 +353,38 @@ def test_given_two_calls_then_they_share_a_connection_and_no_cookies(host: Host,
     assert not any("cookie" in call.headers for call in calls)
     for grant in grants:
         host.leases.settle(grant)
+
+
+# The end of a task
+
+
+def test_given_a_call_still_under_way_when_the_task_ends_then_it_is_spent_and_no_more_calls_are_made(
+    host: Host, upstream: Upstream
+) -> None:
+    # Given a call that a thread of the handler's makes
+    grant = host.admit(api=3)
+    meter = host.meter(grant)
+    call = meter.begin(upstream.address + "/slow")
+    assert call is not None
+
+    # When the task ends without waiting for it
+    finish(host, grant, meter)
+
+    # Then it may neither call nor spend any more, the late answer is nobody's, and the call counts
+    with pytest.raises(TimedOut, match="the task is over"):
+        meter.begin(upstream.address + "/more")
+    with pytest.raises(TimedOut, match="the task is over"):
+        meter.spend(1)
+    call.end()
+    assert host.spent() == {"api": 1, "mail": 0}
+
+
+def test_given_an_epoch_taken_for_a_delay_then_the_quota_is_blocked_for_a_day_at_most(host: Host) -> None:
+    for seconds in (1.7e9, 1.7e12, float("inf")):
+        block(host.leases, "api", seconds)
+
+    host.leases.close()
+    ledger = Ledger.open(host.directory)
+    now_ns = ledger.clock.now_ns()
+    assert now_ns < ledger.readings()["api"].blocked_until_ns <= now_ns + 86_400 * NS_PER_S
+    ledger.close()
