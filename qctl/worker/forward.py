@@ -79,9 +79,8 @@ class Forwarder:
                 if fate in enough or not subscription.is_open:
                     return  # a delivery whose channel is gone comes again, with its old headers
                 self._trouble(settled, outgoing, fate.value)
-                if fate is Published.UNROUTABLE:
-                    await self._declare()
                 await asyncio.sleep(pause_s)
+                await self._declare()
         # Whatever cannot be forwarded must not be lost in here: it goes back as it came, and the log says so.
         except Exception:
             log.critical("cannot forward a task, giving it back", exc_info=True)
@@ -112,9 +111,9 @@ class Forwarder:
         self._hold(NO_PUBLISHES, f"{NO_PUBLISHES}: {outgoing.exchange or 'reply'} {outgoing.routing_key}: {why}")
 
     async def _declare(self) -> None:
-        """Somebody deleted what it goes through: make it again."""
+        """Make again what somebody may have deleted; a missing exchange costs the publisher its channel each time."""
         publisher = self._publisher()
-        if publisher is None:
+        if publisher is None or publisher.channel.connection.blocked:
             return
         try:
             await topology.ensure(publisher.channel.connection, self._declarations)
