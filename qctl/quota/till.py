@@ -45,20 +45,21 @@ class Till:
     def take(self, priced: Priced) -> Grant | None:
         """Reserve all that the task costs, from memory alone; None if that is not possible."""
         lines = priced.lines
-        if lines:
-            with self.lock:
-                for pool, units in lines:
-                    if pool.left - pool.set_aside < units or pool.view[pool.slot] != pool.epoch:
-                        return self._take_earmarked(priced)
-                for pool, units in lines:
-                    pool.left = left = pool.left - units
-                    pool.running += units
-                    pool.taken += units
-                    if left <= pool.low and not pool.thirsty:
-                        pool.thirsty = True
-                        self._wake()
-                priced.tally.tasks += 1
-        return Grant(priced, self._era)
+        if not lines:
+            return Grant(priced, self._era)
+        with self.lock:
+            for pool, units in lines:
+                if pool.left - pool.set_aside < units or pool.view[pool.slot] != pool.epoch:
+                    return self._take_earmarked(priced)
+            for pool, units in lines:
+                pool.left = left = pool.left - units
+                pool.running += units
+                pool.taken += units
+                if left <= pool.low and not pool.thirsty:
+                    pool.thirsty = True
+                    self._wake()
+            priced.tally.tasks += 1
+            return Grant(priced, self._era)
 
     def settle(self, grant: Grant, used: Mapping[str, int] | None = None, *, ambiguous: bool = False) -> None:
         """End the grant: of what it still has reserved, `used` (None: all) is spent now and the rest comes back."""
