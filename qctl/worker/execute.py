@@ -21,8 +21,9 @@ from qctl.quota import Grant, Hold, Leases, Priced
 from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
 from qctl.worker.handlers import Answer, Handler
 from qctl.worker.logs import current_task
+from qctl.worker.meter import Meter, Tariff, block, tariff
 from qctl.worker.outcome import ACK, GIVE_BACK, Ending, Outcome, dead, decide
-from qctl.worker.task import Meter, Tariff, Task, block, tariff
+from qctl.worker.task import Task
 
 log = logging.getLogger(__name__)
 

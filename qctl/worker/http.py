@@ -16,7 +16,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 
-from qctl.worker.task import MAX_RETRY_AFTER_S, Meter
+from qctl.worker.meter import MAX_RETRY_AFTER_S, Meter
 
 #: Connections that one thread keeps open to one server.
 POOL_CONNECTIONS = 4

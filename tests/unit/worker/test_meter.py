@@ -14,7 +14,7 @@ from qctl.quota import Grant, Leases, Ledger, Limit, Policy
 from qctl.units import NS_PER_S
 from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
 from qctl.worker.http import MeteredSession
-from qctl.worker.task import Meter, block, tariff
+from qctl.worker.meter import Meter, block, tariff
 from tests.upstream import Upstream
 
 LIMIT = 50

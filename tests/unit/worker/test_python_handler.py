@@ -13,7 +13,8 @@ from qctl.broker.message import Malformed, Message, Properties
 from qctl.errors import HandlerError
 from qctl.inventory.model import PythonHandler
 from qctl.worker.handlers import Handler, python
-from qctl.worker.task import Meter, Task
+from qctl.worker.meter import Meter
+from qctl.worker.task import Task
 
 MODULE = """
 import functools
