@@ -71,7 +71,8 @@ def describe(error: BaseException) -> tuple[int, str]:
         return error.code, error.text
     if isinstance(error, pika.exceptions.ChannelClosed | pika.exceptions.ConnectionClosed):
         return int(error.reply_code), str(error.reply_text)[:MAX_REASON_CHARS]
-    return 0, (str(error) or type(error).__name__)[:MAX_REASON_CHARS]
+    words = error.strerror if isinstance(error, OSError) else ""  # without its `[Errno 111]`
+    return 0, (words or str(error) or type(error).__name__)[:MAX_REASON_CHARS]
 
 
 def _resolve(future: asyncio.Future[Any], value: Any) -> None:
