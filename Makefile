@@ -20,7 +20,7 @@ demo: $(VENV)/.base rabbitmq ## Set up and run the two-server demo on a private 
 .PHONY: test
 test: lint rabbitmq ## Set up and run every check and test
 	@echo "running the tests" >&2
-	@$(VENV)/bin/python -m pytest --quiet
+	@$(VENV)/bin/python -m pytest --quiet --numprocesses 3 --dist worksteal
 
 .PHONY: unit
 unit: $(VENV)/.test ## Run the tests that need no broker

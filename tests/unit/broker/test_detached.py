@@ -110,7 +110,7 @@ def test_an_interrupt_waits_until_the_process_is_written_down() -> None:
 
     def start_and_write_down() -> None:
         with signals_held():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             written_down.append("process")
 
     # when Ctrl-C comes between a start and its record
