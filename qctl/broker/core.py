@@ -11,12 +11,34 @@ import time
 from typing import Any
 
 import pika.channel
+import pika.exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflow, AMQPConnectorAMQPHandshakeError
 
 from qctl.broker.frames import read_frame
 
 #: What one turn of the loop writes goes out in pieces of at most about this size.
 WRITE_BYTES = 64 << 10
+
+
+#: How a broker says no to a user, its password, or its access to the virtual host.
+_REFUSALS = (
+    pika.exceptions.AuthenticationError,
+    pika.exceptions.ProbableAuthenticationError,
+    pika.exceptions.ProbableAccessDeniedError,
+)
+_REFUSED_CODES = (403, 530)
+
+
+class CoreWorkflow(AMQPConnectionWorkflow):  # type: ignore[misc]
+    """pika's way through the addresses of a name, which ends where a login is refused: all are the same broker."""
+
+    def _on_connector_done(self, conn_or_exc: Any) -> None:
+        if isinstance(conn_or_exc, AMQPConnectorAMQPHandshakeError):
+            why = conn_or_exc.exception
+            if isinstance(why, _REFUSALS) or getattr(why, "reply_code", 0) in _REFUSED_CODES:
+                self._until_first_amqp_attempt = True
+        super()._on_connector_done(conn_or_exc)
 
 
 class CoreChannel(pika.channel.Channel):  # type: ignore[misc]

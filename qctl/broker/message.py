@@ -16,9 +16,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-import pika
-
-from qctl.broker.frames import UNREADABLE
+from qctl.broker import codec
+from qctl.broker.codec import UNREADABLE, Headers
 from qctl.units import MAX_UNITS
 
 #: Characters of an error text that travel in a header.
@@ -46,8 +45,8 @@ DROPPED = "qctl-dropped"
 MAX_HEADER_BYTES = (128 << 10) - (4 << 10)
 
 TRANSIENT, PERSISTENT = 1, 2
-#: The properties of a message, as pika has them; treated as frozen once made.
-Properties: TypeAlias = pika.BasicProperties
+#: The properties of a message; treated as frozen once made.
+Properties: TypeAlias = codec.Properties
 #: Headers that a republish drops, beside the broker's own `x-` ones.
 _NEVER_TWICE = ("CC", "BCC", DELAY)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -218,10 +217,10 @@ def utc(now_s: float) -> str:
     return datetime.fromtimestamp(now_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _fits(headers: dict[str, Any]) -> bool:
-    """Whether a republish can carry these: pika sends all of them in one frame, and cannot encode all that it reads."""
+def _fits(headers: Headers) -> bool:
+    """Whether a republish can carry these: all of them go out in one frame."""
     try:
-        return sum(map(len, Properties(headers=headers).encode())) <= MAX_HEADER_BYTES
+        return len(codec.encode_headers(headers)) <= MAX_HEADER_BYTES
     # An encoder fed with foreign values fails in every way there is.
     except Exception:  # noqa: BLE001
         return False
@@ -237,21 +236,22 @@ def republish(
 ) -> Properties:
     """Properties for publishing a task once more.
 
-    Keeps what the producer set, unknown `qctl-` headers too. Drops what would do harm a second time: `user_id` (another
-    connection may not claim it), `expiration` (would cut the delay short), `CC` and `BCC` (would duplicate), every `x-`
-    header (the broker's own history, which would end a cycle) and the previous `qctl-delay`; all of the producer's
-    headers when they would not fit, since that would cost the connection at every try.
+    Keeps what the producer set, unknown `qctl-` headers too, each of the type it came with. Drops what would do harm a
+    second time: `user_id` (another connection may not claim it), `expiration` (would cut the delay short), `CC` and
+    `BCC` (would duplicate), every `x-` header (the broker's own history, which would end a cycle) and the previous
+    `qctl-delay`; all of the producer's headers when they would not fit, since that would cost the connection at every
+    try.
     """
-    kept = {
-        name: value
-        for name, value in (properties.headers or {}).items()
-        # A name that is not UTF-8 arrives as bytes.
-        if not (name in _NEVER_TWICE or text(name).startswith("x-"))
-    }
+    came: Mapping[Any, Any] = properties.headers or {}
+    # A name that is not UTF-8 arrives as bytes.
+    kept = Headers({n: v for n, v in came.items() if not (n in _NEVER_TWICE or text(n).startswith("x-"))})
+    if isinstance(came, Headers):
+        kept.wire = {name: came.wire[name] for name in kept.keys() & came.wire.keys() - changes.keys()}
     kept.setdefault(FIRST_SEEN, first_seen)
     kept.update(changes)
     if not _fits(kept):
-        kept = {FIRST_SEEN: first_seen, **changes, DROPPED: "the producer's headers were too large to publish again"}
+        dropped = "the producer's headers were too large to publish again"
+        kept = Headers({FIRST_SEEN: first_seen, **changes, DROPPED: dropped})
     return Properties(
         content_type=properties.content_type,
         content_encoding=properties.content_encoding,

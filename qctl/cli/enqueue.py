@@ -15,8 +15,9 @@ from qctl.cli.options import Duration, Output, Settings, pass_settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from qctl.broker.request import Request
     from qctl.inventory.model import Inventory
-    from qctl.ops.enqueue import Report, Request
+    from qctl.ops.enqueue import Report
     from qctl.ops.lines import Line
 
 
@@ -65,12 +66,12 @@ def enqueue(
     """
     import asyncio
 
-    from qctl.ops import enqueue as verb
+    from qctl.broker.request import request
     from qctl.ops import lines
 
     _check_usage(payload, source, identity, skip)
     inventory = settings.load()
-    wanted = verb.request(inventory, consumer, host=host, cost=dict(cost), type=kind, id=identity, delay_s=delay)
+    wanted = request(inventory, consumer, host=host, cost=dict(cost), type=kind, id=identity, delay=delay)
     max_bytes = inventory.worker.max_body_bytes
     if source is None:
         tasks = _arguments(payload, max_bytes)

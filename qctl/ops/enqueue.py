@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from qctl.broker import topology
-from qctl.broker.message import COST, DELAY, PERSISTENT, TRANSIENT, Outgoing, Properties
+from qctl.broker.connect import Login, backoff, connect_within
+from qctl.broker.message import Outgoing
 from qctl.broker.publisher import Published, Publisher
-from qctl.broker.session import ChannelLost, Connection, Login, backoff, connect_within
-from qctl.errors import BrokerBlocked, BrokerRefused, BrokerUnreachable, QctlError, UsageError
-from qctl.inventory.model import Consumer, Inventory
-from qctl.inventory.nearest import did_you_mean
+from qctl.broker.request import Request, message
+from qctl.broker.session import ChannelLost, Connection
+from qctl.errors import BrokerBlocked, BrokerRefused, BrokerUnreachable, QctlError
 from qctl.ops.lines import Line
-from qctl.units import format_duration
 
 #: A broker that is gone, or confirms nothing, for this long ends the command; what was unconfirmed is said.
 STALL_S = 60.0
@@ -29,21 +27,6 @@ PROGRESS_EVERY_S = 0.2
 REFUSED_PAUSE_S = 0.2
 #: A command that ends early waits this long for the confirms on their way, so that fewer tasks are sent twice.
 LAST_CONFIRMS_S = 1.0
-#: Longest short string of AMQP, in bytes: ids and types.
-MAX_SHORT_BYTES = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to enqueue, checked against the inventory. `queue` is the work queue or a host's own."""
-
-    consumer: Consumer
-    queue: str
-    declarations: tuple[topology.Declaration, ...]
-    cost: Mapping[str, int]
-    type: str | None
-    id: str | None
-    delay_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,62 +41,6 @@ class Report:
     seconds: float
 
 
-def request(
-    inventory: Inventory,
-    consumer_name: str,
-    *,
-    host: str | None = None,
-    cost: Mapping[str, int] | None = None,
-    type: str | None = None,  # noqa: A002  (the property's name in AMQP)
-    id: str | None = None,  # noqa: A002
-    delay_s: float | None = None,
-) -> Request:
-    """Check names and costs before anything is contacted. Raises UnknownName, UsageError."""
-    consumer = inventory.consumer(consumer_name)
-    queue, hosts = consumer.queue, []
-    if host is not None:
-        running = inventory.host(host).consumers.get(consumer_name)
-        if running is None or not running.directed:
-            why = "does not run it" if running is None else "has no queue of its own for it"
-            raise UsageError(
-                f"{consumer_name} cannot be sent to {host}: the host {why}",
-                hint=f"Set `directed: true` on consumer {consumer_name}, or leave out --host.",
-            )
-        queue, hosts = topology.directed_queue(queue, host), [host]
-    for quota in cost or {}:
-        if quota not in consumer.cost:
-            known = ", ".join(sorted(consumer.cost)) or "none"
-            raise UsageError(
-                f"consumer {consumer_name} has no quota {quota!r}",
-                hint=did_you_mean(quota, list(consumer.cost)) or f"Its quotas are: {known}.",
-            )
-    for what, value in (("type", type), ("id", id)):
-        if value is not None and not _fits(value):
-            raise UsageError(f"--{what} must be UTF-8 text of 1 to {MAX_SHORT_BYTES} bytes")
-    rung_s = next((step_s for step_s in inventory.ladder_s if step_s >= delay_s), None) if delay_s else None
-    if delay_s and rung_s is None:
-        raise UsageError(
-            f"a delay of {format_duration(delay_s)} is longer than the longest, "
-            f"{format_duration(inventory.ladder_s[-1])}",
-            hint="Enqueue it later.",
-        )
-    declarations = (
-        *topology.exchanges(),
-        *topology.ladder([rung_s] if rung_s else []),
-        *topology.for_consumer(
-            consumer.queue, directed_hosts=hosts, persistent=consumer.persistent, declare=consumer.declare
-        ),
-    )
-    return Request(consumer, queue, declarations, dict(cost or {}), type, id, rung_s)
-
-
-def _fits(value: str) -> bool:
-    try:
-        return 1 <= len(value.encode()) <= MAX_SHORT_BYTES
-    except UnicodeEncodeError:
-        return False
-
-
 class Enqueuer:
     """Sends one stream of lines. `report` is true at any moment, also after an error or an interrupt."""
 
@@ -124,13 +51,6 @@ class Enqueuer:
         or what is being waited for."""
         self._wanted = wanted
         self._on_progress = on_progress
-        self._exchange = topology.RETRY if wanted.delay_s else topology.TASKS
-        headers: dict[str, object] = {}
-        if wanted.cost:
-            headers[COST] = dict(wanted.cost)
-        if wanted.delay_s:
-            headers[DELAY] = format_duration(wanted.delay_s)
-        self._headers = headers or None
         #: by order of sending, ascending: (line number, message) that is not confirmed
         self._pending: dict[int, tuple[int, Outgoing]] = {}
         self._sent = 0
@@ -200,20 +120,11 @@ class Enqueuer:
         return publisher is not None and publisher.room and not self._refused and self._failure is None
 
     def _send(self, line: Line) -> None:
-        wanted = self._wanted
-        properties = Properties(
-            content_type="application/json",
-            headers=self._headers,
-            delivery_mode=PERSISTENT if wanted.consumer.persistent else TRANSIENT,
-            message_id=wanted.id or str(uuid.uuid4()),
-            timestamp=int(time.time()),
-            type=wanted.type,
-        )
         if not self._pending:
             self._moved_s = time.monotonic()  # a slow producer is not a slow broker
         self._sent += 1
         self._last_line = line.number
-        self._pending[self._sent] = (line.number, Outgoing(self._exchange, wanted.queue, line.body, properties))
+        self._pending[self._sent] = (line.number, message(self._wanted, line.body))
         self._publish(self._sent)
 
     def _publish(self, order: int) -> None:
@@ -237,7 +148,7 @@ class Enqueuer:
             self._refusing = True
         elif fate is Published.UNROUTABLE:
             self._failure = QctlError(
-                f"no queue took the task: {self._wanted.queue} is not bound to {self._exchange}",
+                f"no queue took the task: {self._wanted.queue} is not bound to {self._wanted.exchange}",
                 hint="Somebody unbound or deleted it meanwhile; run the command again, it declares what is missing.",
             )
         if self._moved is not None and not self._moved.done():

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from qctl.broker.request import Request, request
 from qctl.broker.topology import Binding, Queue
 from qctl.errors import UnknownName, UsageError
 from qctl.inventory.load import load
 from qctl.inventory.model import Inventory
-from qctl.ops.enqueue import Request, request
 
 INVENTORY = """
 version: 1
@@ -106,7 +106,7 @@ def test_a_delay_is_rounded_up_to_the_ladder_with_the_inventorys_own_rungs(
     inventory: Inventory, asked_s: float, rung_s: float
 ) -> None:
     # when a task is to wait
-    wanted = request(inventory, "free", delay_s=asked_s)
+    wanted = request(inventory, "free", delay=asked_s)
 
     # then it waits at least that long, and the one waiting room it needs is declared
     assert wanted.delay_s == rung_s
@@ -115,13 +115,13 @@ def test_a_delay_is_rounded_up_to_the_ladder_with_the_inventorys_own_rungs(
 
 
 def test_no_delay_is_no_delay(inventory: Inventory) -> None:
-    assert request(inventory, "free", delay_s=0.0).delay_s is None
+    assert request(inventory, "free", delay=0.0).delay_s is None
     assert request(inventory, "free").delay_s is None
 
 
 def test_a_delay_beyond_the_ladder_is_refused(inventory: Inventory) -> None:
     with pytest.raises(UsageError, match="2d is longer than the longest, 1d"):
-        request(inventory, "free", delay_s=2 * 86_400.0)
+        request(inventory, "free", delay=2 * 86_400.0)
 
 
 @pytest.mark.parametrize("value", ["x", "ü" * 127, "x" * 255])
@@ -135,5 +135,5 @@ def test_an_id_and_a_type_may_be_as_long_as_amqp_carries(inventory: Inventory, v
 )
 @pytest.mark.parametrize("what", ["id", "type"])
 def test_an_id_and_a_type_that_amqp_cannot_carry_are_refused(inventory: Inventory, what: str, value: str) -> None:
-    with pytest.raises(UsageError, match=f"--{what} must be UTF-8 text of 1 to 255 bytes"):
+    with pytest.raises(UsageError, match=f"the {what} must be UTF-8 text of 1 to 255 bytes"):
         request(inventory, "free", **{what: value})
