@@ -85,6 +85,14 @@ class BrokerRefused(QctlError):
     exit_code = Exit.REFUSED
 
 
+class ControlLogError(QctlError):
+    """The control log cannot be read to its end: what holds is not known, so nothing may be consumed."""
+
+
+class LoginRefused(BrokerRefused):
+    """The broker refused the user, its password, or the user the virtual host: the same again soon is refused too."""
+
+
 class HostTaken(QctlError):
     """Another worker already runs as this host."""
 

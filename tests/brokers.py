@@ -22,7 +22,9 @@ import requests
 from qctl.broker.local import LocalNode
 
 LOOPBACK = "127.0.0.1"
+#: RabbitMQ's newest line, and the one that counts every return of a message as a failed delivery.
 IMAGE = os.environ.get("QCTL_TEST_IMAGE", "qctl-test-rabbitmq:sid")
+OLDER_IMAGE = os.environ.get("QCTL_TEST_OLDER_IMAGE", "qctl-test-rabbitmq:trixie")
 _API_TIMEOUT_S = 30.0
 _READY_TIMEOUT_S = 60.0
 _DOCKER_TIMEOUT_S = 10
@@ -180,7 +182,7 @@ def local_broker(node: LocalNode) -> Broker:
     )
 
 
-def container_missing() -> str:
+def container_missing(image: str = IMAGE) -> str:
     """Why there can be no container, or "" where a Docker engine answers and has the image."""
     import docker
     from docker.errors import DockerException, ImageNotFound
@@ -193,9 +195,9 @@ def container_missing() -> str:
     except DockerException:
         return "no Docker engine answers"
     try:
-        client.images.get(IMAGE)
+        client.images.get(image)
     except ImageNotFound:
-        return f"Docker has no image {IMAGE}; make it with tests/images/build"
+        return f"Docker has no image {image}; make it with tests/images/build"
     finally:
         client.close()
     return ""
@@ -210,7 +212,7 @@ def _docker_listens() -> bool:
 
 
 @contextmanager
-def container_broker() -> Iterator[Broker]:
+def container_broker(image: str = IMAGE) -> Iterator[Broker]:
     """RabbitMQ 4 in a container that listens on this machine alone and ends with the block."""
     os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"  # its image comes from a registry, which may be out of reach
     # Left to itself the library looks for another address when this machine is itself a container.
@@ -221,7 +223,7 @@ def container_broker() -> Iterator[Broker]:
         from testcontainers.community.rabbitmq import RabbitMqContainer
 
     password = secrets.token_urlsafe(16)
-    container = RabbitMqContainer(IMAGE, username="qctl", password=password)
+    container = RabbitMqContainer(image, username="qctl", password=password)
     container.ports = {5672: (LOOPBACK,), 15672: (LOOPBACK,)}
 
     def ctl(*args: str) -> str:

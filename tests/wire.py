@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, ParamSpec
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
+from qctl.broker.connect import Login, connect
 from qctl.broker.message import Outgoing
-from qctl.broker.session import Connection, Login, connect
+from qctl.broker.session import Connection
 from qctl.inventory.model import Endpoint
 from tests.brokers import Vhost
 

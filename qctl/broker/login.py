@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qctl.broker.connect import Login
 from qctl.broker.local import local_directory, running_node
-from qctl.broker.session import Login
 from qctl.inventory.model import Broker, Endpoint
 from qctl.inventory.secrets import credentials
 

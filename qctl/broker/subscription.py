@@ -8,10 +8,19 @@ from typing import Any
 
 import pika
 
+from qctl.broker import topology
 from qctl.broker.session import Channel, ChannelLost, Connection
+from qctl.errors import QctlError
+
+#: The broker cancels the consumers of a queue a moment before a queue that is deleted is gone.
+DELETED_AFTER_S = 0.25
 
 #: on_delivery(subscription, delivery tag, redelivered, properties, body); called on the loop's thread.
 OnDelivery = Callable[["Subscription", int, bool, pika.BasicProperties, bytes], None]
+
+
+class ConsumerCancelled(ChannelLost):
+    """The broker cancelled a consumer of its own accord."""
 
 
 class Subscription:
@@ -30,6 +39,7 @@ class Subscription:
         self.consuming = False
         self.unsettled = 0
         self._cancelled = False
+        self._taken_from_us = False
         self._closing: asyncio.Task[None] | None = None
         self._on_delivery = on_delivery
         self._frontier = 1  # every delivery tag below is settled
@@ -49,7 +59,7 @@ class Subscription:
     @property
     def is_open(self) -> bool:
         """False once the deliveries of this subscription can no longer be settled; the broker has them back."""
-        return self.channel.is_open
+        return self.channel.is_open and not self._taken_from_us
 
     async def consume(self, prefetch: int) -> None:
         """Subscribe. The prefetch is fixed: the broker does not change it for a running consumer."""
@@ -103,7 +113,7 @@ class Subscription:
 
     def _return_now(self) -> None:
         tags, self._to_return = self._to_return, []
-        if not self.is_open:
+        if not self.channel.is_open:
             return
         self._settle(tags)
         for tag in tags:
@@ -112,9 +122,12 @@ class Subscription:
         self._close_when_settled()
 
     def _close_when_settled(self) -> None:
-        if self._cancelled and not self.unsettled and self.is_open:
-            self._cancelled = False
-            self._closing = asyncio.get_running_loop().create_task(self.channel.close())
+        if self._cancelled and not self.unsettled and self.channel.is_open:
+            self._close()
+
+    def _close(self) -> None:
+        self._cancelled = False
+        self._closing = asyncio.get_running_loop().create_task(self.channel.close())
 
     def _settle(self, tags: Iterable[int]) -> int:
         """Note that these are settled; returns the frontier."""
@@ -131,13 +144,43 @@ class Subscription:
         self._on_delivery(self, method.delivery_tag, method.redelivered, properties, body)
 
     def _on_server_cancel(self, _frame: Any) -> None:
-        # The queue was deleted, or a task took longer than the broker's consumer_timeout. Without a word from us the
-        # channel would idle for ever; what still runs may be settled on it all the same.
-        self._end(f"the broker cancelled the consumer of {self.queue}")
+        # The queue was deleted, or a delivery was older than the broker's consumer_timeout: such ones go to others by
+        # now, and an acknowledgement of theirs would be ignored without a word. Nobody says which, so all goes back, as
+        # older brokers do by closing the channel; what has not started goes back unharmed before that.
+        self._taken_from_us = True
+        self._end(ConsumerCancelled(0, f"the broker cancelled the consumer of {self.queue}"))
+        self.channel.note_settled()
+        self._close()
         self._return_now()
 
-    def _end(self, why: str | ChannelLost) -> None:
+    def _end(self, why: ChannelLost) -> None:
         self.consuming = False
         self._cancelled = True
         if not self.lost.done():
-            self.lost.set_result(why if isinstance(why, ChannelLost) else ChannelLost(0, why))
+            self.lost.set_result(why)
+
+
+async def in_words(connection: Connection, queue: str, error: Exception) -> str:
+    """Why a queue is not consumed any more, and what to do about it."""
+    if isinstance(error, QctlError):
+        return f"{error.message}. {error.hint}" if error.hint else error.message
+    if not isinstance(error, ChannelLost) or not connection.is_open:
+        return str(error)
+    if error.code == topology.ACCESS_REFUSED:
+        return f"queue {queue} may not be consumed: {error.text}"
+    if error.code == topology.PRECONDITION_FAILED and "timed out" in error.text:
+        return f"the broker took the deliveries of queue {queue} back: {_OVER_TIME} ({error.text})"
+    if isinstance(error, ConsumerCancelled):
+        await asyncio.wait({connection.closed}, timeout=DELETED_AFTER_S)
+        try:
+            there = await topology.exists(connection, topology.Existing(queue))
+        except ChannelLost:
+            return str(error)
+        return f"{error}: {_OVER_TIME}, or the queue's node went away" if there else f"queue {queue} was deleted"
+    return str(error)
+
+
+_OVER_TIME = (
+    "a task ran longer than its consumer_timeout and is delivered again; raise consumer_timeout on the broker above "
+    "the consumer's `timeout`, or shorten that"
+)

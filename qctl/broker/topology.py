@@ -6,6 +6,7 @@ The declarations are plain values made by pure functions; `ensure` is the one pl
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,9 @@ RETRY = "qctl.retry"
 BACK = "qctl.back"
 UNROUTABLE = "qctl.unroutable"
 DEAD = "qctl.dead"
+CONTROL = "qctl.control"
+HELLO = "qctl.hello"
+CONTROL_LOG = "qctl.control.log"
 
 #: Large and positive: 3.10 takes -1 for "dead at the first return", 4.x without one gives up after 20 deliveries.
 DELIVERY_LIMIT = 1_000_000
@@ -163,7 +167,7 @@ async def ensure(connection: Connection, declarations: Sequence[Declaration]) ->
         except ChannelLost as error:
             if not connection.is_open or error.code not in (ACCESS_REFUSED, PRECONDITION_FAILED, NOT_FOUND):
                 raise
-            if error.code != ACCESS_REFUSED or not await _exists(connection, one):
+            if error.code != ACCESS_REFUSED or not await exists(connection, one):
                 raise _explain(one, error) from None
             channel = await connection.channel()
     await channel.close()
@@ -185,8 +189,11 @@ async def _declare(channel: Channel, one: Declaration) -> None:
             )
 
 
-async def _exists(connection: Connection, one: Declaration) -> bool:
-    """True when the thing is there. A binding cannot be looked up over AMQP: it is believed to be there."""
+async def exists(connection: Connection, one: Declaration) -> bool:
+    """True when the thing is there. A binding cannot be looked up over AMQP: it is believed to be there.
+
+    Raises ChannelLost when the connection is gone.
+    """
     if isinstance(one, Binding):
         log.info("no permission to bind queue=%s exchange=%s, taking it as bound", one.queue, one.exchange)
         return True
@@ -196,19 +203,55 @@ async def _exists(connection: Connection, one: Declaration) -> bool:
             await channel.call("exchange_declare", exchange=one.name, passive=True)
         else:
             await channel.call("queue_declare", queue=one.name, passive=True)
-    except ChannelLost:
+    except ChannelLost as error:
+        if error.code != NOT_FOUND and not connection.is_open:
+            raise
         return False
     await channel.close()
     return True
+
+
+async def check_write(connection: Connection, exchange: str) -> None:
+    """Find out on a channel of its own whether this user may publish to an exchange of qctl's.
+
+    Raises BrokerRefused when not, ChannelLost when the connection is gone. Nothing is bound by the key it uses.
+    """
+    channel = await connection.channel()
+    channel.raw.basic_publish(exchange, "qctl.may-i", b"")
+    try:
+        await channel.call("basic_qos", prefetch_count=1)  # answered after the publish was judged
+    except ChannelLost as error:
+        if error.code != ACCESS_REFUSED:
+            raise
+        raise BrokerRefused(
+            f"exchange {exchange} may not be published to: {error.text}",
+            hint="Give the worker's user write permission on `qctl.*`.",
+        ) from None
+    await channel.close()
+
+
+#: inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received none but current is the value '5' of type 'long'
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '(?P<name>[^']*)'.*?: received (?P<ours>.*) but current is (?P<theirs>.*)"
+)
+_VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '\w*'?)?$")
+
+
+def difference(text: str) -> str:
+    """What the broker says differs, as `x-max-length is 5, wanted none`; its own words where they are others."""
+    found = _INEQUIVALENT.search(text)
+    if found is None:
+        return text.partition(" - ")[2] or text
+    ours, theirs = (_VALUE.sub(r"\g<value>", found[side].strip()) for side in ("ours", "theirs"))
+    return f"{found['name']} is {theirs}, wanted {ours}"
 
 
 def _explain(one: Declaration, error: ChannelLost) -> QctlError:
     name = one.queue if isinstance(one, Binding) else one.name
     what = f"exchange {name}" if isinstance(one, Exchange) else f"queue {name}"
     if error.code == PRECONDITION_FAILED:
-        difference = error.text.partition(" - ")[2] or error.text
         return TopologyMismatch(
-            f"{what} exists with other arguments than qctl declares: {difference}",
+            f"{what} exists with other arguments than qctl declares: {difference(error.text)}",
             hint="Move its messages and delete it, or set `declare: false` on its consumer to use it as it is.",
         )
     if error.code == ACCESS_REFUSED:
@@ -232,3 +275,15 @@ def for_consumer(
     for host in directed_hosts:
         found += work_queue(directed_queue(queue, host), dead_for=queue, persistent=persistent)[2:]
     return found
+
+
+def control_log() -> tuple[Declaration, ...]:
+    """The control log: a stream of everything operators command and every process's hello, in one order."""
+    return (
+        Exchange(CONTROL, "topic"),
+        Exchange(HELLO, "fanout"),
+        # No limit of size or age: what was cut off could be the pause that still holds.
+        Queue(CONTROL_LOG, {"x-queue-type": "stream"}),
+        Binding(CONTROL_LOG, CONTROL, "#"),
+        Binding(CONTROL_LOG, HELLO, ""),
+    )

@@ -6,8 +6,9 @@ import asyncio
 from dataclasses import dataclass
 from types import TracebackType
 
+from qctl.broker.connect import Login, connect
 from qctl.broker.local import NodeInfo
-from qctl.broker.session import Channel, ChannelLost, Connection, Login, connect
+from qctl.broker.session import Channel, ChannelLost, Connection
 from qctl.errors import QctlError
 from qctl.inventory.model import Endpoint
 

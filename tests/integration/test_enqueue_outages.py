@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from qctl.broker import topology
+from qctl.broker.connect import Login
 from qctl.broker.publisher import MAX_UNCONFIRMED
-from qctl.broker.session import Login
 from qctl.errors import BrokerBlocked, BrokerRefused, BrokerUnreachable, Exit, QctlError
 from qctl.inventory.load import load
 from qctl.inventory.model import Inventory

@@ -9,24 +9,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from qctl.broker import connect as connecting
 from qctl.broker import session
-from qctl.broker.session import (
-    BACKOFF_FIRST_S,
-    BACKOFF_LAST_S,
-    ChannelLost,
-    Connection,
-    Login,
-    backoff,
-    connect,
-    connect_within,
-    stay_connected,
-)
-from qctl.errors import BrokerRefused, BrokerUnreachable, Exit
+from qctl.broker.connect import BACKOFF_FIRST_S, BACKOFF_LAST_S, Login, backoff, connect, connect_within, stay_connected
+from qctl.broker.session import ChannelLost, Connection
+from qctl.errors import BrokerRefused, BrokerUnreachable, Exit, LoginRefused
 from qctl.inventory.model import Endpoint
 from tests.brokers import LOOPBACK, Vhost
+from tests.faults.proxy import Proxy, Way
 from tests.wire import connected, login, scenario, until
 
 #: Far above what a bounded wait takes on a busy machine, far below one without a bound.
@@ -175,7 +169,7 @@ async def test_what_accepts_but_is_no_broker_is_unreachable_in_time(answer: byte
 
 @scenario
 async def test_one_attempt_at_something_silent_has_a_bound_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT_S", 0.3)
     with listener() as address:
         start = time.monotonic()
         with pytest.raises(BrokerUnreachable, match=str(address)):
@@ -230,6 +224,83 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while data := await reader.read(1 << 16):
         writer.write(data)
     writer.close()
+
+
+@scenario
+async def test_a_broker_that_is_not_heard_any_more_is_given_up(local_vhost: Vhost) -> None:
+    # given a way to the broker on which nothing comes back any more
+    with Proxy.to(local_vhost.broker.amqp_port) as way:
+        through = replace(login(local_vhost).addresses[0], port=way.port)
+        connection = await connect(replace(login(local_vhost), addresses=(through,)), name="test")
+        way.hold(Way.DOWN)
+
+        # when two heartbeats are over, here of a second each
+        connection.heartbeat_s = 1
+        lost = await asyncio.wait_for(asyncio.shield(connection.closed), SOON_S)
+
+        # then the connection is dropped, though nobody closed it
+        assert "nothing was heard from the broker for 2 s" in str(lost)
+        assert not connection.is_open
+
+
+@scenario
+async def test_a_refused_login_is_tried_at_one_address_only(
+    local_vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a cluster of three addresses
+    wrong = login(local_vhost, password="a wrong word")
+    cluster = replace(wrong, addresses=wrong.addresses * 3)
+    tried: list[Endpoint] = []
+    once = connecting._connect_once
+
+    async def counted(login: Login, address: Endpoint, *more: Any) -> Connection:
+        tried.append(address)
+        return await once(login, address, *more)
+
+    monkeypatch.setattr(connecting, "_connect_once", counted)
+
+    # then a wrong password is not tried at the others
+    with pytest.raises(LoginRefused):
+        await connect(cluster, name="test")
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize("password", ["a wrong word", None], ids=["refused", "cut off"])
+@scenario
+async def test_a_name_with_two_addresses_is_refused_once_and_reached_by_either(
+    local_vhost: Vhost, monkeypatch: pytest.MonkeyPatch, password: str | None
+) -> None:
+    # given a name of two addresses, the first of which cuts off whoever has a good password
+    arrivals: list[asyncio.StreamWriter] = []
+    real = login(local_vhost).addresses[0]
+
+    async def first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrivals.append(writer)
+        if password is None:
+            writer.close()
+            return
+        far_reader, far_writer = await asyncio.open_connection(real.host, real.port)
+        await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(first, LOOPBACK, 0)
+    port = server.sockets[0].getsockname()[1]
+    ports = (port, real.port if password is None else port)
+
+    def resolve(*_: object, **__: object) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (LOOPBACK, port)) for port in ports]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+    # then a refusal by the first is not asked for again at the second, and a broken first one is not the last word
+    if password is None:
+        connection = await connect(login(local_vhost), name="test")
+        assert connection.is_open
+        await connection.close()
+    else:
+        with pytest.raises(LoginRefused):
+            await connect(login(local_vhost, password=password), name="test")
+    assert len(arrivals) == 1
+    server.close()
 
 
 @scenario

@@ -266,8 +266,10 @@ async def test_a_deleted_queue_ends_the_subscription(vhost: Vhost) -> None:
         lost = await asyncio.wait_for(asyncio.shield(taken.subscription.lost), 10.0)
         assert "the broker cancelled the consumer of q" in str(lost)
         assert not taken.subscription.consuming
-        # and settling what it still had harms neither channel nor connection
+        # and what it had is not ours any more: the broker may have given it to others
+        assert not taken.subscription.is_open
         taken.subscription.ack(taken.deliveries)
+        # which costs the channel, and the connection nothing
         await closed(taken.subscription)
         assert connection.is_open
 

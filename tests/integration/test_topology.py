@@ -160,7 +160,7 @@ async def test_a_delayed_task_comes_back_and_a_stray_is_kept(vhost: Vhost) -> No
 @pytest.mark.parametrize(
     ("theirs", "difference"),
     [
-        ({"x-queue-type": "classic"}, "inequivalent arg"),
+        ({"x-queue-type": "classic"}, "wanted"),
         ({**SAFE, **NET, "x-delivery-limit": 5}, "x-delivery-limit"),
         ({**SAFE, **NET, "x-dead-letter-exchange": "elsewhere"}, "x-dead-letter-exchange"),
         ({**SAFE, **NET, "x-max-length": 10}, "x-max-length"),
@@ -197,7 +197,7 @@ async def test_an_exchange_of_another_kind_is_named(local_vhost: Vhost) -> None:
     with stranger(local_vhost) as channel:
         channel.exchange_declare("qctl.tasks", "topic", durable=True)
     async with connected(local_vhost) as connection:
-        with pytest.raises(TopologyMismatch, match=r"exchange qctl\.tasks .*'direct' but current is 'topic'"):
+        with pytest.raises(TopologyMismatch, match=r"exchange qctl\.tasks .*: type is topic, wanted direct"):
             await topology.ensure(connection, topology.exchanges())
 
 
