@@ -1,9 +1,10 @@
 """Quotas: what may be spent, and the record of what was. The heart of qctl.
 
 Here live the limits of an upstream (`policy`), the arithmetic of windows (`window`) and the decisions to pay, wait or
-hold (`admission`), all pure; the durable record of a host (`ledger`, its sums in `books`, its file in `schema`, `words`
-and `liveness`); and one process's share of it (`lease`: units in memory in `till` and `pool`, its thread in `renewal`,
-its consumers in `standing`). From outside, use what is named in `__all__`. Limits come from the inventory (the worker
+hold (`admission`), all pure; the durable record of a host (`ledger`, its sums in `books` and `desk`; its file in
+`directory`, `schema`, `words`, `liveness` and `locks`; what is done when it is damaged in `repair`, and said in
+`faults`); and one process's share of it (`lease`: units in memory in `till` and `pool`, its thread in `renewal`, its
+consumers in `standing`). From outside, use what is named in `__all__`. Limits come from the inventory (the worker
 converts them), instants from the boot clock, units from the tasks; all goes to STATE/HOST/ledger.sqlite and nowhere
 else. Nothing here knows a broker, a task or a wall clock.
 """
@@ -12,17 +13,21 @@ from __future__ import annotations
 
 from qctl.quota.admission import Cause, Hold, Standing
 from qctl.quota.clock import Clock, boot_clock
+from qctl.quota.directory import check_directory
 from qctl.quota.lease import Leases
 from qctl.quota.ledger import Ledger
+from qctl.quota.locks import LOCK_HELD_TOO_LONG_S, Holding, lock_holders, watch_locks
 from qctl.quota.policy import Limit, Policy, Window
 from qctl.quota.pool import Grant, Priced
 from qctl.quota.window import LimitReading, Reading, free_at, free_units
 
 __all__ = [
+    "LOCK_HELD_TOO_LONG_S",
     "Cause",
     "Clock",
     "Grant",
     "Hold",
+    "Holding",
     "Leases",
     "Ledger",
     "Limit",
@@ -33,6 +38,9 @@ __all__ = [
     "Standing",
     "Window",
     "boot_clock",
+    "check_directory",
     "free_at",
     "free_units",
+    "lock_holders",
+    "watch_locks",
 ]

@@ -5,10 +5,10 @@ An `Account` is a quota as the file knows it, a `Head` what is true of the whole
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from uuid import uuid4
 
 from qctl.errors import LedgerError
 from qctl.quota import schema
@@ -24,12 +24,19 @@ _UNKNOWN_UNITS = 10**15
 #: Rows that have expired are dropped this often, and so many times in the shortest window.
 SWEEP_NS = NS_PER_S
 _SWEEPS_A_WINDOW = 32
+#: Of a first epoch; room is left to count from there.
+_EPOCH_BITS = 62
+#: Occasions that are remembered, on which the window was counted as spent.
+_EVIDENCE_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """What is true of the whole file: how far which clock had come, when old rows were dropped, a number that changes
-    with every limit and block, how many processes and claims there are, whether the asking process is one."""
+    with every limit and block, how many processes and claims there are.
+
+    stated: whether the asking process has said what it holds; 0: known from an older ledger, None: not at all.
+    """
 
     boot_id: str
     seen_ns: int
@@ -37,7 +44,7 @@ class Head:
     limits_version: int
     processes: int
     claims: int
-    is_member: int
+    stated: int | None
 
     def holds(self, clock: Clock) -> bool:
         """Whether the instants of the file are of this clock."""
@@ -55,23 +62,40 @@ class Account:
     limits: tuple[Limit, ...]
 
 
-def create(connection: sqlite3.Connection, *, clock: Clock, assume_spent: bool) -> bool:
-    """Make the tables if the file is new; whether it was. Raises LedgerError for a file of another version."""
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-        (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
-        if version != schema.SCHEMA_VERSION:
-            raise LedgerError(
-                f"the ledger has version {version}, this qctl writes version {schema.SCHEMA_VERSION}",
-                hint="Use the qctl that wrote it, or one that is newer than both.",
-            )
-        return False
-    for statement in schema.TABLES.split(";"):
+def create(
+    connection: sqlite3.Connection, ledger_id: str, *, clock: Clock, unknown: bool, living: Iterable[str]
+) -> None:
+    """Make the tables of a new ledger. unknown: what was spent until now is not known.
+
+    living: processes that may hold units of the ledger before. Until they say how many, they have all there is.
+    """
+    now_ns = clock.now_ns()
+    for statement in schema.STATEMENTS:
         connection.execute(statement)
     connection.execute(
         "INSERT INTO meta VALUES (?, ?, ?, ?, 0, 1, 1, ?)",
-        (str(uuid4()), schema.SCHEMA_VERSION, clock.boot_id(), clock.now_ns(), assume_spent),
+        (ledger_id, schema.SCHEMA_VERSION, clock.boot_id(), now_ns, now_ns if unknown else None),
     )
-    return True
+    connection.executemany("INSERT INTO processes VALUES (?, 0)", [(process,) for process in living])
+
+
+def verify(connection: sqlite3.Connection) -> None:
+    """Raise ValueError if the contents are not what a ledger writes, as far as they show it."""
+    ((heads,),) = connection.execute("SELECT count(*) FROM meta").fetchall()
+    if heads != 1:
+        raise ValueError(f"{heads} heads")
+    null = ", 'null'"
+    for statement in schema.STATEMENTS:
+        table = statement.removeprefix("CREATE TABLE ").partition("(")[0]
+        kinds = " OR ".join(
+            f"typeof({name}) NOT IN ('{kind.lower()}'{'' if needed or key else null})"
+            for _, name, kind, needed, _, key in connection.execute(f"PRAGMA table_info({table})").fetchall()
+        )
+        if connection.execute(f"SELECT 1 FROM {table} WHERE {kinds} LIMIT 1").fetchall():  # noqa: S608 (our own names)
+            raise ValueError(f"a value of another kind in {table}")
+    if connection.execute("PRAGMA foreign_key_check").fetchall():
+        raise ValueError("a row of nobody's")
+    accounts(connection)
 
 
 def head(connection: sqlite3.Connection, process: str) -> Head:
@@ -79,7 +103,7 @@ def head(connection: sqlite3.Connection, process: str) -> Head:
     return Head(
         *connection.execute(
             "SELECT boot_id, seen_ns, swept_ns, limits_version, (SELECT count(*) FROM processes),"
-            " (SELECT count(*) FROM claims), EXISTS (SELECT 1 FROM processes WHERE id = ?) FROM meta",
+            " (SELECT count(*) FROM claims), (SELECT stated FROM processes WHERE id = ?) FROM meta",
             (process,),
         ).fetchone()
     )
@@ -90,8 +114,11 @@ def seen(connection: sqlite3.Connection, now_ns: int) -> None:
     connection.execute("UPDATE meta SET seen_ns = ?", (now_ns,))
 
 
-def begin_anew(connection: sqlite3.Connection, before: Head, clock: Clock) -> None:
-    """After a reboot, or if the boot clock runs back, nobody knows how long ago anything was: all was just now."""
+def begin_anew(connection: sqlite3.Connection, before: Head, clock: Clock, *, lives: Callable[[str], bool]) -> None:
+    """After a reboot, or if the boot clock runs back, nobody knows how long ago anything was: all was just now.
+
+    lives: whether a process is known to be alive; after a reboot the others are dead, lock file or not.
+    """
     now_ns = clock.now_ns()
     for account in accounts(connection).values():
         for limit in account.limits:
@@ -110,10 +137,13 @@ def begin_anew(connection: sqlite3.Connection, before: Head, clock: Clock) -> No
     )
     connection.execute("DELETE FROM claims")
     if before.boot_id != clock.boot_id():
-        # Nobody outlives a reboot, lock file or not.
         for (process,) in connection.execute("SELECT id FROM processes").fetchall():
-            bury(connection, process, now_ns)
-    connection.execute("UPDATE meta SET boot_id = ?, seen_ns = ?, swept_ns = ?", (clock.boot_id(), now_ns, now_ns))
+            if not lives(process):
+                bury(connection, process, now_ns)
+    connection.execute(
+        "UPDATE meta SET boot_id = ?1, seen_ns = ?2, swept_ns = ?2, unknown_ns = unknown_ns + ?2 - ?3",
+        (clock.boot_id(), now_ns, before.seen_ns),
+    )
     _limits_changed(connection)
 
 
@@ -123,7 +153,7 @@ def accounts(connection: sqlite3.Connection) -> dict[str, Account]:
     for quota_id, name, epoch, blocked_until_ns, period_ns, units in connection.execute(
         "SELECT q.id, q.name, q.epoch, q.blocked_until_ns, l.period_ns, l.units"
         " FROM quotas q JOIN limits l ON l.quota = q.id ORDER BY q.id, l.period_ns"
-    ):
+    ).fetchall():
         before = found[name].limits if name in found else ()
         found[name] = Account(quota_id, name, epoch, blocked_until_ns, (*before, Limit(units, period_ns)))
     return found
@@ -148,6 +178,9 @@ def configure(
         return None
     for period_ns, limit in new.items():
         if period_ns in old:
+            if limit.units > old[period_ns][1]:
+                # More than was assumed may have been spent before anything was known.
+                _assume(connection, quota_id, limit, limit.units - old[period_ns][1], now_ns)
             connection.execute(
                 "UPDATE limits SET units = ?1, peak_units = max(peak_units, ?1) WHERE quota = ?2 AND period_ns = ?3",
                 (limit.units, quota_id, period_ns),
@@ -157,9 +190,18 @@ def configure(
                 "INSERT INTO limits VALUES (?, ?, ?, ?, ?)", (quota_id, period_ns, limit.units, limit.units, now_ns)
             )
             _carry(connection, quota_id, list(old.values()), limit, created_ns=created_ns, now_ns=now_ns)
+            _assume(connection, quota_id, limit, limit.units, now_ns)
     for period_ns in old.keys() - new.keys():
         connection.execute("DELETE FROM limits WHERE quota = ? AND period_ns = ?", (quota_id, period_ns))
         connection.execute("DELETE FROM spent WHERE quota = ? AND period_ns = ?", (quota_id, period_ns))
+    least_units = min(limit.units for limit in limits)
+    connection.execute(
+        "UPDATE leases SET units = max(units, ?) WHERE quota = ?"
+        " AND process IN (SELECT id FROM processes WHERE NOT stated)",
+        (least_units, quota_id),
+    )
+    # Could never be met, and would keep everybody else from being paid.
+    connection.execute("DELETE FROM claims WHERE quota = ? AND units > ?", (quota_id, least_units))
     connection.execute("UPDATE quotas SET epoch = ? WHERE id = ?", (epoch + 1, quota_id))
     _limits_changed(connection)
     return quota_id, epoch + 1
@@ -262,26 +304,64 @@ def add_spent(connection: sqlite3.Connection, quota_id: int, limit: Limit, units
     )
 
 
+def count_as_spent(connection: sqlite3.Connection, known: Iterable[Account], evidence: str, now_ns: int) -> bool:
+    """Others may have spent all there was, until now: count it, void all leases. False: done before on `evidence`.
+
+    Of a ledger that was made in place of another, and counted all as spent then, the first evidence is that other one.
+    """
+    (is_replacement,) = connection.execute(
+        "SELECT unknown_ns NOTNULL AND NOT EXISTS (SELECT 1 FROM counted) FROM meta"
+    ).fetchone()
+    if connection.execute("SELECT 1 FROM counted WHERE evidence = ?", (evidence,)).fetchone():
+        return False
+    connection.execute("INSERT INTO counted SELECT ?, coalesce(max(seq), 0) + 1 FROM counted", (evidence,))
+    connection.execute("DELETE FROM counted WHERE seq <= (SELECT max(seq) FROM counted) - ?", (_EVIDENCE_KEPT,))
+    if is_replacement:
+        return False
+    connection.execute("UPDATE meta SET unknown_ns = ?", (now_ns,))
+    # What a limit was before says nothing of what others spent.
+    connection.execute("UPDATE limits SET peak_units = units, since_ns = ?", (now_ns,))
+    for account in known:
+        for limit in account.limits:
+            _assume(connection, account.quota_id, limit, limit.units, now_ns)
+    connection.execute("UPDATE quotas SET created_ns = ?, epoch = epoch + 1", (_ANCIENT_NS,))
+    _limits_changed(connection)
+    return True
+
+
+def _assume(connection: sqlite3.Connection, quota_id: int, limit: Limit, units: int, now_ns: int) -> None:
+    """Count `units` as spent at the last instant of which nothing is known, if there is one and it matters yet."""
+    (unknown_ns,) = connection.execute("SELECT unknown_ns FROM meta").fetchone()
+    if unknown_ns is not None and expiry(unknown_ns + limit.linger_ns, limit) > now_ns:
+        add_spent(connection, quota_id, limit, {unknown_ns + limit.linger_ns: units})
+
+
 def _limits_changed(connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE meta SET limits_version = limits_version + 1")
 
 
-def _configure_new(connection: sqlite3.Connection, name: str, limits: Iterable[Limit], now_ns: int) -> tuple[int, int]:
-    (assume_spent,) = connection.execute("SELECT assume_spent FROM meta").fetchone()
+def _configure_new(connection: sqlite3.Connection, name: str, limits: Sequence[Limit], now_ns: int) -> tuple[int, int]:
+    (unknown_ns,) = connection.execute("SELECT unknown_ns FROM meta").fetchone()
     (quota_id,) = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM quotas").fetchone()
     if quota_id > MAX_QUOTAS:
         raise LedgerError(f"the ledger holds {MAX_QUOTAS} quotas and cannot take {name}", hint="Use fewer quotas.")
+    # Of no other ledger: what was leased from one that was replaced must not pass for a lease of this one.
+    epoch = secrets.randbits(_EPOCH_BITS) + 1
     connection.execute(
-        "INSERT INTO quotas VALUES (?, ?, 1, ?, 0)", (quota_id, name, _ANCIENT_NS if assume_spent else now_ns)
+        "INSERT INTO quotas VALUES (?, ?, ?, ?, 0)",
+        (quota_id, name, epoch, now_ns if unknown_ns is None else _ANCIENT_NS),
     )
     for limit in limits:
         connection.execute(
             "INSERT INTO limits VALUES (?, ?, ?, ?, ?)", (quota_id, limit.period_ns, limit.units, limit.units, now_ns)
         )
-        if assume_spent:
-            add_spent(connection, quota_id, limit, {now_ns + limit.linger_ns: limit.units})
+        _assume(connection, quota_id, limit, limit.units, now_ns)
+    connection.execute(
+        "INSERT INTO leases SELECT id, ?, ? FROM processes WHERE NOT stated",
+        (quota_id, min(limit.units for limit in limits)),
+    )
     _limits_changed(connection)
-    return quota_id, 1
+    return quota_id, epoch
 
 
 def _carry(

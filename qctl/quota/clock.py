@@ -14,6 +14,8 @@ from pathlib import Path
 from qctl.errors import StateError
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: A process in a time namespace of its own has another boot clock than its host, by a constant.
+_OFFSETS = Path("/proc/self/timens_offsets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,16 @@ def boot_clock() -> Clock:
     clock_id = getattr(time, "CLOCK_BOOTTIME", None)
     if clock_id is None or not _BOOT_ID.exists():
         raise StateError("this machine has no boot-time clock with a boot id", hint="Run workers on Linux.")
-    boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
+    boot_id = _BOOT_ID.read_text(encoding="ascii").strip() + _offset()
     read = time.clock_gettime_ns
     return Clock(now_ns=lambda: read(clock_id), boot_id=lambda: boot_id)
+
+
+def _offset() -> str:
+    try:
+        lines = [line.split() for line in _OFFSETS.read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return ""
+    return "".join(
+        f"+{seconds}.{ns}" for name, seconds, ns in lines if name == "boottime" and (seconds, ns) != ("0", "0")
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from qctl.quota import books
 from qctl.quota.books import Account, Head
@@ -15,6 +16,9 @@ from qctl.quota.window import Claim, claimed_ahead
 
 #: Near the end of a window a process is offered a half of its even share: the last units must reach who needs them.
 _SHARE_DIVISOR = 2
+#: Who still waits when this part of its claim's life is left keeps its place for another life. Whoever stands behind
+#: a claim for the whole limit waits longer than one.
+CLAIM_RENEWALS = 2
 
 
 class Desk:
@@ -115,13 +119,21 @@ class Desk:
     def _claim(self, consumer: str, short: Sequence[tuple[Account, int]]) -> None:
         for account, units in short:
             waiting = self._claims.setdefault(account.quota_id, [])
-            if any(self._is_own(claim, consumer) for claim in waiting):
+            life_ns = max(limit.claim_ns for limit in account.limits)
+            expires_ns = self._now_ns + life_ns
+            own = next((index for index, claim in enumerate(waiting) if self._is_own(claim, consumer)), None)
+            if own is not None:
+                if waiting[own].expires_ns - self._now_ns < life_ns // CLAIM_RENEWALS:
+                    waiting[own] = replace(waiting[own], expires_ns=expires_ns)
+                    self._connection.execute(
+                        "UPDATE claims SET expires_ns = ? WHERE process = ? AND consumer = ? AND quota = ?",
+                        (expires_ns, self._process, consumer, account.quota_id),
+                    )
                 continue
             # What can never be paid must not keep the others from being paid.
             if units > min(limit.units for limit in account.limits):
                 continue
             (seq,) = self._connection.execute("SELECT next_seq FROM meta").fetchone()
-            expires_ns = self._now_ns + max(limit.claim_ns for limit in account.limits)
             self._connection.execute("UPDATE meta SET next_seq = ?", (seq + 1,))
             self._connection.execute(
                 "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",

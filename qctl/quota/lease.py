@@ -84,7 +84,7 @@ class Leases:
 
     @property
     def fresh(self) -> bool:
-        """Whether this process made the file: nothing was known to be spent."""
+        """Whether this process made the file, assuming that nothing was spent."""
         return self._ledger.fresh
 
     @property
@@ -131,13 +131,6 @@ class Leases:
         """Reserve, waiting up to hold_after where it is worth it; Hold: give the delivery back."""
         return self.take(priced) or self._await(lambda done: self._request(priced, done, None))
 
-    def request(self, priced: Priced, done: Callable[[Grant | Hold], None]) -> None:
-        """`acquire` without waiting: `done` is called once, at once or later from the ledger's thread."""
-        if grant := self.take(priced):
-            done(grant)
-        else:
-            self._request(priced, done, None)
-
     def more(self, grant: Grant, quota: str, units: int) -> bool:
         """Reserve `units` more for a running task, waiting up to hold_after. False: they may not be spent."""
         priced = self.price(grant.priced.consumer, {quota: units})
@@ -154,6 +147,13 @@ class Leases:
         self._ledger.configure(policies)
         self._renewal.rebind()
         self._wake()
+
+    def count_as_spent(self, evidence: str) -> bool:
+        """Count every window as used up from now, and void all leases of the host: others have spent what this ledger
+        does not know of. Once for each `evidence` (what showed it); whether this call did it. Raises LedgerError."""
+        counted = self._ledger.count_as_spent(evidence)
+        self._wake()
+        return counted
 
     def readings(self) -> Mapping[str, Reading]:
         """What the ledger said last, a second ago at most; asks no disk."""
@@ -172,7 +172,9 @@ class Leases:
                 waiter.done(Hold(None, Cause.WITHDRAWN))
         try:
             statement = self._till.state({quota: pool.left for quota, pool in self._till.pools.items()})
-            self._ledger.exchange(Exchange(held=statement.held, settled=statement.settled, doubtful=statement.doubtful))
+            last = Exchange(held=statement.held, settled=statement.settled, doubtful=statement.doubtful)
+            if self._ledger.exchange(last).void:
+                self._ledger.exchange(last)
             self._ledger.leave()
         finally:
             self._till.shut()

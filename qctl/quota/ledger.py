@@ -15,21 +15,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qctl.errors import LedgerError, UnknownName
-from qctl.quota import books, schema
+from qctl.errors import LedgerError, QctlError, StateError, UnknownName
+from qctl.quota import books, repair, schema
 from qctl.quota.books import Account, Head
 from qctl.quota.clock import Clock, boot_clock
 from qctl.quota.desk import Desk
-from qctl.quota.liveness import Lifeline, is_dead
+from qctl.quota.directory import PROCESSES, prepare
+from qctl.quota.faults import ledger_errors
+from qctl.quota.liveness import Lifeline, is_dead, lives
 from qctl.quota.policy import Policy, enforced
 from qctl.quota.schema import PATIENCE_S
 from qctl.quota.window import Reading
-from qctl.quota.words import Words
+from qctl.quota.words import FileId, Words, file_id
 
 #: Settled units by the instant of their settlement, for each quota.
 Settled = Mapping[str, Mapping[int, int]]
 #: All quotas of the ledger, by name.
 Accounts = Mapping[str, Account]
+#: Characters of an evidence.
+EVIDENCE_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +65,9 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The answer. void: nothing was done, since the ledger does not know the process (it is a new file, or took it for
-    dead): its leases are void, and it must state anew what runs. granted: one per want. leased: units of each top-up.
-    epochs: of every quota. readings: of every quota, when a want was refused."""
+    """The answer. void: nothing was done, since the ledger does not know what the process holds (it is a new file, or
+    took it for dead): its leases are void, and it must state anew what runs. granted: one per want. leased: units of
+    each top-up. epochs: of every quota. readings: of every quota, when a want was refused."""
 
     void: bool = False
     granted: tuple[bool, ...] = ()
@@ -87,6 +91,7 @@ class Ledger:
         self.mark = 0
         self._directory = directory
         self._path = directory / schema.FILE
+        self._words_path = directory / schema.WORDS_FILE
         self._mutex = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._words: Words | None = None
@@ -94,6 +99,9 @@ class Ledger:
         self._policies: dict[str, Policy] = {}
         #: The quotas as of a version of the limits.
         self._known: tuple[int, Accounts] = (-1, {})
+        #: The ledger, and the shared page, that this process has been told to state anew what it holds for.
+        self._stated: tuple[str, Words | None] = ("", None)
+        self._file_id: FileId = None
         self._closed = False
 
     @classmethod
@@ -102,9 +110,9 @@ class Ledger:
 
         Raises StateError when the directory cannot be used, LedgerError when the file cannot.
         """
-        schema.prepare(directory)
+        prepare(directory)
         ledger = cls(directory, clock=clock or boot_clock())
-        with ledger._mutex, schema.sqlite_errors(ledger._path):
+        with ledger._mutex, ledger_errors(ledger._path):
             ledger._connection = ledger._reopen(assume_spent=assume_spent)
         return ledger
 
@@ -115,6 +123,11 @@ class Ledger:
             raise LedgerError(f"the ledger {self._path} is closed")
         return self._words
 
+    @property
+    def knows_us(self) -> bool:
+        """Whether this process has stated what it holds to the ledger that is there now, as far as it has looked."""
+        return self._stated == (self.ledger_id, self._words)
+
     # -- processes
 
     def join(self) -> None:
@@ -123,9 +136,11 @@ class Ledger:
             self._enter(connection)
             known = {row[0] for row in connection.execute("SELECT id FROM processes")}
             # Left behind by a crash or a reboot. Who joins makes its file under this lock, so none of them is new.
-            for path in (self._directory / schema.PROCESSES).iterdir():
+            for path in (self._directory / PROCESSES).iterdir():
                 if path.stem not in known and is_dead(path):
                     path.unlink(missing_ok=True)
+            holds_nothing = (self.ledger_id, self.words)
+        self._stated = holds_nothing
         self.bury_dead()
 
     def leave(self) -> None:
@@ -170,6 +185,19 @@ class Ledger:
                 books.block(connection, account, until_ns)
                 self.words.set_epoch(account.quota_id, account.epoch + 1)
 
+    def count_as_spent(self, evidence: str) -> bool:
+        """Count every window as used up and void all leases, once for each `evidence`; whether this call did it.
+
+        evidence: what showed that units were spent which this ledger does not know of; at most EVIDENCE_MAX characters.
+        """
+        with self._writing() as (connection, _, accounts):
+            now_ns = self.clock.now_ns()
+            if not books.count_as_spent(connection, accounts.values(), evidence[:EVIDENCE_MAX], now_ns):
+                return False
+            for account in accounts.values():
+                self.words.set_epoch(account.quota_id, account.epoch + 1)
+        return True
+
     def slots(self) -> dict[str, int]:
         """Where the shared page has the epoch of each quota."""
         with self._reading() as (_, accounts):
@@ -180,39 +208,13 @@ class Ledger:
     def exchange(self, request: Exchange, *, patience_s: float = PATIENCE_S) -> Response:
         """Settle, give back, and lease, in one transaction. Nothing is written when nothing changes."""
         with self._writing(patience_s) as (connection, head, accounts):
-            if not head.is_member:
-                self._enter(connection)
-                return Response(void=True)
-            now_ns = self.clock.now_ns()
-            for account in accounts.values():
-                self.words.set_epoch(account.quota_id, account.epoch)
-            desk = Desk(connection, self.process, now_ns, head)
-            desk.state({_account(accounts, name).quota_id: units for name, units in request.held.items()})
-            for settled, lingers in ((request.settled, False), (request.doubtful, True)):
-                for name, units_at in settled.items():
-                    books.spend(connection, _account(accounts, name), units_at, now_ns=now_ns, lingers=lingers)
-            for consumer in request.unclaim:
-                desk.unclaim(consumer)
-            involved = {name for want in request.wants for name in want.cost} | set(request.top_up)
-            desk.open(_account(accounts, name) for name in sorted(involved))
-            granted = tuple(
-                desk.grant(
-                    want.consumer,
-                    [(accounts[name], units) for name, units in want.cost.items()],
-                    claim=want.claim,
-                )
-                for want in request.wants
-            )
-            leased = {name: desk.lease_ahead(accounts[name], left) for name, left in request.top_up.items()}
-            desk.store()
-            if request.settled or request.doubtful:
-                books.sweep(connection, head, accounts.values(), now_ns)
-            return Response(
-                granted=granted,
-                leased=leased,
-                epochs={name: account.epoch for name, account in accounts.items()},
-                readings={} if all(granted) else books.readings(connection, accounts, now_ns),
-            )
+            here = (self.ledger_id, self.words)
+            is_void = not (head.stated and self.knows_us)
+            response = self._admit(connection, head) if is_void else self._serve(connection, head, accounts, request)
+        if is_void:
+            # Only now: what was not committed must be said again.
+            self._stated = here
+        return response
 
     def readings(self, *, patience_s: float = PATIENCE_S) -> Mapping[str, Reading]:
         """All that is known about each quota; takes no write lock."""
@@ -238,13 +240,54 @@ class Ledger:
 
     # -- inside
 
+    def _admit(self, connection: sqlite3.Connection, head: Head) -> Response:
+        """Have the process as one whose statements count; what it said before was for another ledger or page."""
+        if head.stated is None:
+            self._enter(connection)
+        elif not head.stated:
+            connection.execute("UPDATE processes SET stated = 1 WHERE id = ?", (self.process,))
+        return Response(void=True)
+
+    def _serve(self, connection: sqlite3.Connection, head: Head, accounts: Accounts, request: Exchange) -> Response:
+        now_ns = self.clock.now_ns()
+        for account in accounts.values():
+            self.words.set_epoch(account.quota_id, account.epoch)
+        desk = Desk(connection, self.process, now_ns, head)
+        desk.state({_account(accounts, name).quota_id: units for name, units in request.held.items()})
+        for settled, lingers in ((request.settled, False), (request.doubtful, True)):
+            for name, units_at in settled.items():
+                books.spend(connection, _account(accounts, name), units_at, now_ns=now_ns, lingers=lingers)
+        for consumer in request.unclaim:
+            desk.unclaim(consumer)
+        involved = {name for want in request.wants for name in want.cost} | set(request.top_up)
+        desk.open(_account(accounts, name) for name in sorted(involved))
+        granted = tuple(
+            desk.grant(
+                want.consumer,
+                [(accounts[name], units) for name, units in want.cost.items()],
+                claim=want.claim,
+            )
+            for want in request.wants
+        )
+        leased = {name: desk.lease_ahead(accounts[name], left) for name, left in request.top_up.items()}
+        desk.store()
+        if request.settled or request.doubtful:
+            books.sweep(connection, head, accounts.values(), now_ns)
+        return Response(
+            granted=granted,
+            leased=leased,
+            epochs={name: account.epoch for name, account in accounts.items()},
+            readings={} if all(granted) else books.readings(connection, accounts, now_ns),
+        )
+
     def _enter(self, connection: sqlite3.Connection) -> None:
         """Register under a new name with a lock of its own; what another name held is that name's affair."""
-        if self._lifeline:
-            self._lifeline.cut(remove=True)
-        self.process = secrets.token_hex(8)
-        self._lifeline = Lifeline(self._lock_path(self.process))
-        connection.execute("INSERT INTO processes VALUES (?)", (self.process,))
+        process = secrets.token_hex(8)
+        lifeline, before = Lifeline(self._lock_path(process)), self._lifeline
+        self.process, self._lifeline = process, lifeline
+        if before:
+            before.cut(remove=True)
+        connection.execute("INSERT INTO processes VALUES (?, 1)", (process,))
 
     def _configure(self, connection: sqlite3.Connection, policies: Iterable[Policy]) -> None:
         now_ns = self.clock.now_ns()
@@ -255,17 +298,16 @@ class Ledger:
                 self.words.set_epoch(*changed)
 
     def _lock_path(self, process: str) -> Path:
-        return self._directory / schema.PROCESSES / f"{process}.lock"
+        return self._directory / PROCESSES / f"{process}.lock"
 
     @contextmanager
     def _writing(self, patience_s: float = PATIENCE_S) -> Iterator[tuple[sqlite3.Connection, Head, Accounts]]:
         with self._connected(patience_s) as connection:
             schema.patiently(lambda: connection.execute("BEGIN IMMEDIATE"), patience_s=patience_s)
             before = connection.total_changes
-            head = books.head(connection, self.process)
-            if not head.holds(self.clock):
-                books.begin_anew(connection, head, self.clock)
-                head = books.head(connection, self.process)
+            head = self._head(connection)
+            if not self.words.is_at(self._words_path):
+                self._words = Words(self._words_path)
             yield connection, head, self._accounts(connection, head)
             if connection.total_changes == before:
                 connection.execute("ROLLBACK")
@@ -282,6 +324,14 @@ class Ledger:
             yield connection, self._accounts(connection, head)
             connection.execute("COMMIT")
 
+    def _head(self, connection: sqlite3.Connection) -> Head:
+        """The head, of this clock; in a transaction that writes."""
+        head = books.head(connection, self.process)
+        if not head.holds(self.clock):
+            books.begin_anew(connection, head, self.clock, lives=lambda process: lives(self._lock_path(process)))
+            head = books.head(connection, self.process)
+        return head
+
     def _accounts(self, connection: sqlite3.Connection, head: Head) -> Accounts:
         """All quotas; read again only when a limit or a block has changed."""
         version, accounts = self._known
@@ -292,10 +342,18 @@ class Ledger:
 
     @contextmanager
     def _connected(self, patience_s: float) -> Iterator[sqlite3.Connection]:
-        with self._mutex, schema.sqlite_errors(self._path), schema.hurry():
+        with self._mutex, ledger_errors(self._path), schema.hurry():
             if self._closed:
                 raise LedgerError(f"the ledger {self._path} is closed")
+            if self._connection is not None and file_id(self._path) != self._file_id:
+                # Moved or deleted under us: reading it would still work.
+                self._disconnect()
             if self._connection is None:
+                try:
+                    # It may have been lost as a whole.
+                    prepare(self._directory)
+                except StateError as error:
+                    raise LedgerError(error.message, hint=error.hint) from error
                 # Not a first start: a file that has vanished since is no reason to forget what was spent.
                 self._connection = self._reopen(assume_spent=True, patience_s=patience_s)
             connection = self._connection
@@ -304,26 +362,31 @@ class Ledger:
             except BaseException as error:
                 # May be of what is now rolled back.
                 self._known = (-1, {})
-                if isinstance(error, sqlite3.Error) and not schema.is_busy(error):
-                    # The handle may be of a file that was moved away: begin anew next time.
+                if not (isinstance(error, QctlError) or schema.is_busy(error)):
+                    # The file may have been moved away, or be damaged: look at it anew next time.
                     self._disconnect()
                 elif connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
 
     def _reopen(self, *, assume_spent: bool, patience_s: float = PATIENCE_S) -> sqlite3.Connection:
-        connection = schema.connect(self._path, patience_s=patience_s)
+        connection, self.fresh = repair.open_sound(
+            self._directory, clock=self.clock, unknown=assume_spent, patience_s=patience_s
+        )
         try:
             schema.patiently(lambda: connection.execute("BEGIN IMMEDIATE"), patience_s=patience_s)
-            self.fresh = books.create(connection, clock=self.clock, assume_spent=assume_spent)
-            head = books.head(connection, self.process)
-            if not head.holds(self.clock):
-                books.begin_anew(connection, head, self.clock)
-            self._known = (-1, {})
+            before = connection.total_changes
+            head = self._head(connection)
             # A page in use is never unmapped here: other threads read it on every spend.
-            self._words = Words(self._directory / schema.WORDS_FILE)
-            if self.fresh:
-                self._configure(connection, self._policies.values())
+            if self._words is None or not self._words.is_at(self._words_path):
+                self._words = Words(self._words_path)
+            self._known = (-1, {})
+            known = self._accounts(connection, head)
+            # Whoever made a new ledger may not have known of these.
+            self._configure(connection, [it for name, it in self._policies.items() if name not in known])
+            if connection.total_changes != before:
+                books.seen(connection, self.clock.now_ns())
+            self._file_id = file_id(self._path)
             (self.ledger_id,) = connection.execute("SELECT ledger_id FROM meta").fetchone()
             schema.patiently(lambda: connection.execute("COMMIT"), patience_s=patience_s)
             self.mark = self._words.changed()

@@ -30,6 +30,11 @@ class Lifeline:
         os.close(self._descriptor)
 
 
+def lives(path: Path) -> bool:
+    """Whether somebody holds the lock on `path`. A file that is missing proves nothing: False."""
+    return path.exists() and not is_dead(path)
+
+
 def is_dead(path: Path) -> bool:
     """Whether nobody holds the lock on `path`. A file that is missing or unreadable proves nothing: False."""
     try:

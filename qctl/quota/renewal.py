@@ -122,16 +122,19 @@ class Renewal:
 
     def _run(self) -> None:
         while not self._stopping:
-            try:
-                pause_ns = self.round()
-            except LedgerError as error:
-                pause_ns = self._break(error)
-            except Exception as error:
-                # Of the worker's listener or backlog; without this thread nobody would ever be paid again.
-                log.exception("ledger thread: a round failed")
-                pause_ns = self._break(LedgerError(f"the ledger's thread failed: {error}"))
-            self.wake.wait(max(0, pause_ns) / NS_PER_S)
+            self.wake.wait(max(0, self.turn()) / NS_PER_S)
             self.wake.clear()
+
+    def turn(self) -> int:
+        """A round, whatever comes of it; returns how long to sleep unless woken, in ns."""
+        try:
+            return self.round()
+        except LedgerError as error:
+            return self._break(error)
+        except Exception as error:
+            # Of the worker's listener or backlog; without this thread nobody would ever be paid again.
+            log.exception("ledger thread: a round failed")
+            return self._break(LedgerError(f"the ledger's thread failed: {error}"))
 
     def _break(self, error: LedgerError) -> int:
         if self.standings.broken is None:
@@ -179,14 +182,15 @@ class Renewal:
                 self._till.unmark(entry.priced.consumer)
 
     def _plan(self, now_ns: int) -> _Plan:
-        plan = _Plan(due=bool(self._withdrawn), waiters=self._till.due(now_ns, WANTS))
+        plan = _Plan(due=bool(self._withdrawn) or not self._ledger.knows_us, waiters=self._till.due(now_ns, WANTS))
         for waiter in plan.waiters:
             for pool, _ in waiter.priced.lines:
                 # A part in memory does not help; together with what the ledger has it may.
                 plan.give_back[pool.quota] = pool.left
                 plan.top_up.add(pool.quota)
         for entry in self.standings.all():
-            if want := self.standings.want_of_returning(entry, now_ns):
+            want = self.standings.want_of_returning(entry, now_ns) or self.standings.want_of_waiting(entry, now_ns)
+            if want:
                 plan.returning.append((entry, want))
         for quota, pool in self._till.pools.items():
             self._plan_pool(plan, quota, pool, now_ns)

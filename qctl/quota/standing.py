@@ -24,16 +24,19 @@ from qctl.quota.admission import (
     return_at,
     sensible_run,
 )
+from qctl.quota.desk import CLAIM_RENEWALS
 from qctl.quota.ledger import Want
 from qctl.quota.policy import NS_PER_MS, NS_PER_S
 from qctl.quota.pool import Priced, Waiter
 from qctl.quota.till import Till
-from qctl.quota.window import Reading
+from qctl.quota.window import Claim, Reading
 
 #: After a refusal, ask again no sooner: a shared disk commits about a thousand times a second for all processes.
 RETRY_NS = 10 * NS_PER_MS
 #: Consumers that were held at one moment return within this, not at one moment.
 JITTER_NS = 50 * NS_PER_MS
+#: How long a consumer without a place in line consumes, once a window, to see whether there is a task.
+LOOK_NS = NS_PER_S
 #: Weight of the newest second in a consumer's measured rate.
 _RATE_WEIGHT = 0.5
 
@@ -48,6 +51,8 @@ class Entry:
     #: When it was first found that the next task cannot be paid, while nobody waits.
     short_since_ns: int | None = None
     held_since_ns: int = 0
+    #: Without a place in line it consumes until then, to see whether there is a task, which leaves a claim.
+    looks_until_ns: int = 0
     #: Held, but may return from this instant on.
     ripe_ns: int | None = None
     #: Tasks a second, while consuming.
@@ -147,6 +152,13 @@ class Standings:
         units = runs if back is Return.RUN else [need.cost_units for need in needs]
         return Want(entry.priced.consumer, {need.quota: n for need, n in zip(needs, units, strict=True)})
 
+    def want_of_waiting(self, entry: Entry, now_ns: int) -> Want | None:
+        """What to ask for so that a held consumer whose claim is about to end keeps its place in line."""
+        claims = [] if entry.standing.consuming else self._claims_of(entry, now_ns)
+        if not any(claim.expires_ns - now_ns < life_ns // CLAIM_RENEWALS for claim, life_ns in claims):
+            return None
+        return Want(entry.priced.consumer, entry.priced.cost)
+
     def change(self, entry: Entry, standing: Standing) -> None:
         """Enter a verdict; tell the listener if it is another one, not for a later estimate of the same hold."""
         before, entry.standing = entry.standing.held, standing
@@ -164,6 +176,8 @@ class Standings:
     ) -> int | None:
         if mine and not mine[0].tried and self.broken is None:
             return now_ns
+        if not mine and now_ns < entry.looks_until_ns:
+            return entry.looks_until_ns
         needs = self._needs(entry, now_ns, backlog)
         since_ns = mine[0].since_ns if mine else entry.short_since_ns or now_ns
         deadline_ns = since_ns + self._hold_after_ns
@@ -195,7 +209,18 @@ class Standings:
             verdict = decide(needs, now_ns=now_ns, deadline_ns=now_ns)
             if isinstance(verdict, Hold):
                 self.change(entry, Standing(verdict))
-            return return_at(needs, runs, now_ns=now_ns, held_since_ns=entry.held_since_ns)
+            return_ns = return_at(needs, runs, now_ns=now_ns, held_since_ns=entry.held_since_ns)
+            if self._has_claim(entry, now_ns):
+                return return_ns
+            # Among a flood of cheaper tasks it might never be payable, and held it never meets a task that could claim.
+            look_ns = entry.held_since_ns + max(
+                part.limit.claim_ns for need in needs for part in need.purse.reading.limits
+            )
+            if now_ns >= look_ns:
+                entry.looks_until_ns = now_ns + LOOK_NS
+                self.change(entry, Standing())
+                return None
+            return min(look_ns, return_ns or look_ns)
         if entry.ripe_ns is None:
             entry.ripe_ns = now_ns + random.randrange(JITTER_NS)  # noqa: S311 (spreads processes, hides nothing)
         if now_ns >= entry.ripe_ns and not self._has_claim(entry, now_ns):
@@ -255,12 +280,18 @@ class Standings:
         ]
 
     def _has_claim(self, entry: Entry, now_ns: int) -> bool:
+        return bool(self._claims_of(entry, now_ns))
+
+    def _claims_of(self, entry: Entry, now_ns: int) -> list[tuple[Claim, int]]:
+        """Where it stands in line, and how long such a claim lives."""
         own = (self._process(), entry.priced.consumer)
-        return any(
-            (claim.process, claim.consumer) == own and claim.expires_ns > now_ns
-            for pool, _ in entry.priced.lines
-            for claim in self.readings[pool.quota].claims
-        )
+        readings = [self.readings[pool.quota] for pool, _ in entry.priced.lines]
+        return [
+            (claim, max(part.limit.claim_ns for part in reading.limits))
+            for reading in readings
+            for claim in reading.claims
+            if (claim.process, claim.consumer) == own and claim.expires_ns > now_ns
+        ]
 
     def _backlog(self, entries: Iterable[Entry], waiters: Iterable[Waiter]) -> dict[str, int]:
         """Units that all consumers of this process need for what they hold, by quota; at least for those who wait."""

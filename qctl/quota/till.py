@@ -26,7 +26,6 @@ class Statement:
     held: Mapping[str, int]
     settled: Mapping[str, Mapping[int, int]]
     doubtful: Mapping[str, Mapping[int, int]]
-    given_back: Mapping[str, int]
 
 
 class Till:
@@ -187,7 +186,7 @@ class Till:
 
         To be followed by `confirm` or `restore`.
         """
-        settled, doubtful, held, given_back = {}, {}, {}, {}
+        settled, doubtful, held = {}, {}, {}
         with self.lock:
             for quota, pool in self.pools.items():
                 if pool.pending:
@@ -198,23 +197,22 @@ class Till:
                 pool.left = max(0, pool.left)
                 earmarked = sum(pool.earmarks.values()) if pool.valid else 0
                 returned = max(0, min(give_back.get(quota, 0), pool.left - earmarked)) if pool.valid else pool.left
-                if returned:
-                    pool.left -= returned
-                    given_back[quota] = returned
+                pool.left -= returned
                 if not pool.valid:
                     self._drop_earmarks(pool)
                 pool.restate = False
                 if pool.left + pool.running:
                     held[quota] = pool.left + pool.running
-        return Statement(held=held, settled=settled, doubtful=doubtful, given_back=given_back)
+        return Statement(held=held, settled=settled, doubtful=doubtful)
 
     def restore(self, statement: Statement) -> None:
-        """The exchange failed: all as before."""
+        """The exchange failed, or only its answer: what was to be written is written again.
+
+        What was to be given back may have come back: it is not ours to spend any more.
+        """
         with self.lock:
             for pool in self.pools.values():
                 pool.restate = True
-            for quota, units in statement.given_back.items():
-                self.pools[quota].left += units
             for quota, units_at in statement.settled.items():
                 _merge(self.pools[quota].pending, units_at)
             for quota, units_at in statement.doubtful.items():

@@ -18,6 +18,19 @@ MAX_QUOTAS = PAGE_BYTES // 8 - 1
 _MARK = 0
 
 
+#: Which file something is, whatever its name; None: there is none.
+FileId = tuple[int, int] | None
+
+
+def file_id(file: Path | int) -> FileId:
+    """Of the file at a path, or of an open one."""
+    try:
+        status = os.fstat(file) if isinstance(file, int) else file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 class Words:
     """The shared page at `path`. To be opened by whoever holds the ledger's write lock. Raises OSError."""
 
@@ -32,6 +45,7 @@ class Words:
             if os.fstat(descriptor).st_size < PAGE_BYTES:
                 raise OSError(f"cannot allocate {PAGE_BYTES} bytes in {path.name}")
             self._page = mmap.mmap(descriptor, PAGE_BYTES)
+            self._file_id = file_id(descriptor)
         finally:
             os.close(descriptor)
         #: All words, for reading on every spend.
@@ -49,6 +63,15 @@ class Words:
         """
         self.view[_MARK] = mark = secrets.randbits(63)
         return mark
+
+    def void_all(self) -> None:
+        """Void every lease that was made, of any quota."""
+        self.view[:] = memoryview(bytes(PAGE_BYTES)).cast("Q")
+        self.changed()
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the page is still the file at `path`: others would look at another."""
+        return file_id(path) == self._file_id
 
     def set_epoch(self, quota_id: int, epoch: int) -> None:
         """Void all leases of the quota that were made under another epoch."""

@@ -2,7 +2,8 @@
 
 For each unit it appends a line to LOG, with the boot-time instant, after it reserved and before it settles it: as an
 upstream would count the call. Without a LOG ("-") it says "ready", waits for a line, spends until it is held, in tasks
-of 1 to 3 units and then of 1, and prints how many units that were.
+of 1 to 3 units and then of 1, and prints how many units that were. With "whale" for LOG it says "ready", waits for a
+line, and does THREADS tasks, one after the other, that cost the whole limit; it prints how long each had to wait, in s.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from qctl.quota import Cause, Hold, Leases, Limit, Policy
+from qctl.quota import Cause, Hold, Leases, Limit, Policy, Priced
 
 
 def spend_until_held(leases: Leases) -> int:
@@ -55,11 +56,26 @@ def spend_and_log(leases: Leases, log: int, end_s: float) -> None:
         leases.settle(grant)
 
 
+def wait_for_all(leases: Leases, priced: Priced) -> float:
+    since_s = time.monotonic()
+    while isinstance(grant := leases.acquire(priced), Hold):
+        time.sleep(0.002)
+    waited_s = time.monotonic() - since_s
+    leases.settle(grant)
+    return waited_s
+
+
 def main() -> None:
     directory, log, units, period_ns, threads, for_s = sys.argv[1:]
     limit = Limit(int(units), int(period_ns))
     end_s = time.monotonic() + float(for_s)
     with Leases.open(Path(directory), [Policy("api", (limit,))]) as leases:
+        if log == "whale":
+            print("ready", flush=True)
+            sys.stdin.readline()
+            whale = leases.register("whale", {"api": limit.units})
+            print(*(wait_for_all(leases, whale) for _ in range(int(threads))))
+            return
         if log == "-":
             print("ready", flush=True)
             sys.stdin.readline()

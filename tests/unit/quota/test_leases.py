@@ -162,20 +162,6 @@ def test_what_expires_soon_is_waited_for(opened: Open, heard: Heard) -> None:
     assert heard.nothing
 
 
-def test_a_request_without_waiting_is_answered_by_a_call(opened: Open) -> None:
-    leases = opened(api(1))
-    priced = leases.register("timeline", {"api": 1})
-    answers: Queue[Grant | Hold] = Queue()
-
-    leases.request(priced, answers.put)
-    leases.request(priced, answers.put)
-
-    first = answers.get(timeout=_LONG_S)
-    assert isinstance(first, Grant)
-    leases.settle(first)
-    assert isinstance(answers.get(timeout=_LONG_S), Hold)
-
-
 def test_a_running_task_may_reserve_more_while_there_is_more(opened: Open) -> None:
     leases = opened(api(5), Policy("mail", (Limit(1, LONG_NS),)))
     grant = acquire(leases, leases.register("timeline", {"api": 1}))
@@ -319,7 +305,7 @@ def test_a_withdrawn_consumer_waits_for_nothing_and_keeps_nobody_waiting(opened:
     priced = leases.register("timeline", {"api": 5})
     grant = acquire(leases, priced)
     answers: Queue[Grant | Hold] = Queue()
-    leases.request(priced, answers.put)
+    threading.Thread(target=lambda: answers.put(leases.acquire(priced)), daemon=True).start()
     until(lambda: bool(leases._ledger.readings()["api"].claims))
 
     leases.withdraw("timeline")
@@ -439,7 +425,8 @@ def test_closing_answers_who_waits(opened: Open) -> None:
     priced = leases.register("timeline", {"api": 1})
     acquire(leases, priced)
     answers: Queue[Grant | Hold] = Queue()
-    leases.request(priced, answers.put)
+    threading.Thread(target=lambda: answers.put(leases.acquire(priced)), daemon=True).start()
+    until(lambda: bool(leases._till.waiters))
 
     leases.close()
 
