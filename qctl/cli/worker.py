@@ -87,9 +87,7 @@ def start(
     def plan() -> Plan:
         inventory = settings.load()
         return Plan(
-            inventory_path=inventory.path,
-            broker=inventory.broker,
-            settings=inventory.worker,
+            inventory=inventory,
             host=_only(_host(inventory, host), only),
             ladder_s=inventory.ladder_s,
             state_directory=state_directory(state_dir),

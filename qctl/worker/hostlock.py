@@ -1,14 +1,9 @@
-"""One machine, one supervisor, per host name: a lock on a file in the state directory, and an exclusive queue.
-
-The file keeps a second start on this machine out; the queue keeps out another machine that runs under the same name.
-"""
+"""Where a host keeps its state, and the lock in it that keeps out a second supervisor on the same machine."""
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import json
-import logging
 import os
 import socket
 import time
@@ -16,15 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from qctl.broker.message import utc
-from qctl.broker.session import HEARTBEAT_S, ChannelLost, Connection
-from qctl.broker.topology import ACCESS_REFUSED, RESOURCE_LOCKED
 from qctl.errors import HostTaken, StateError
 
-log = logging.getLogger(__name__)
-
-#: The broker keeps the queue of a half-open connection until it notices: up to two heartbeats.
-PATIENCE_S = 2.0 * HEARTBEAT_S + 2
-RETRY_S = 1.0
+#: In STATE/HOST.
+LOCK_FILE = "supervisor.lock"
 
 
 def state_directory(explicit: Path | None) -> Path:
@@ -46,7 +36,7 @@ class HostLock:
 
     def __init__(self, directory: Path, host: str) -> None:
         """Take the lock. Raises HostTaken naming the holder, StateError when the directory cannot be used."""
-        path = directory / host / "supervisor.lock"
+        path = directory / host / LOCK_FILE
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = path.open("a+", encoding="utf-8")
@@ -82,31 +72,13 @@ def _holder(text: str) -> str:
         return "another process"
 
 
-async def claim_host(connection: Connection, host: str, *, patient: bool) -> None:
-    """Declare the exclusive queue `qctl.host.HOST` and keep it with the connection.
-
-    Raises HostTaken when somebody else has held it for longer than a dead connection can, ChannelLost when the
-    connection goes. patient: never give up; a supervisor that runs already waits for as long as it takes.
-    """
-    deadline = time.monotonic() + PATIENCE_S
-    told = False
-    while True:
-        channel = await connection.channel()
-        try:
-            await channel.call("queue_declare", queue=f"qctl.host.{host}", exclusive=True, durable=False)
-            return
-        except ChannelLost as error:
-            if error.code == ACCESS_REFUSED:
-                log.warning("no permission on queue qctl.host.%s: two machines under this name go unnoticed", host)
-                return
-            if error.code != RESOURCE_LOCKED:
-                raise
-        if not patient and time.monotonic() > deadline:
-            raise HostTaken(
-                f"host {host} is already run from another connection to {connection.address}",
-                hint="Each machine needs its own name (--host); `rabbitmqctl list_queues name owner_pid` shows who.",
-            )
-        if not told:
-            told = True
-            log.warning("host %s is taken on the broker; waiting for a dead connection to be noticed", host)
-        await asyncio.sleep(RETRY_S)
+def is_run(directory: Path) -> bool:
+    """Whether a supervisor lives that has its state in `directory` (STATE/HOST)."""
+    try:
+        with (directory / LOCK_FILE).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

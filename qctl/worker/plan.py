@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from qctl.inventory.model import Broker, Host, WorkerSettings
+from qctl.inventory.model import Host, Inventory, WorkerSettings
 from qctl.quota import Limit, Policy, Window
+from qctl.worker.former import Former
 
 #: Bytes of a pickled plan; a host with thousands of consumers stays far below.
 MAX_PLAN_BYTES = 64 << 20
@@ -16,22 +17,29 @@ MAX_PLAN_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a worker process needs; it reads no inventory, so an edit in progress cannot reach it."""
+    """Everything a worker process needs; it reads no inventory, so an edit in progress cannot reach it.
 
-    inventory_path: Path
-    broker: Broker
-    settings: WorkerSettings
+    former: names that this machine had before and spent under.
+    """
+
+    inventory: Inventory
     host: Host
     ladder_s: tuple[float, ...]
     state_directory: Path
     drain_timeout_s: float
     log_format: str
     verbosity: int
+    former: tuple[Former, ...] = ()
 
     @property
     def base(self) -> Path:
         """The inventory's folder, which relative paths in it refer to."""
-        return self.inventory_path.parent
+        return self.inventory.base
+
+    @property
+    def settings(self) -> WorkerSettings:
+        """What holds for every worker."""
+        return self.inventory.worker
 
 
 def policies(host: Host) -> tuple[Policy, ...]:

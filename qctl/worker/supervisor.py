@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
+import math
 import os
+import secrets
 import signal
-import sys
+import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
+from qctl.broker.connect import backoff, stay_connected
 from qctl.broker.login import login_for
-from qctl.broker.session import ChannelLost, Connection, backoff, connect, stay_connected
-from qctl.errors import BrokerUnreachable, Exit, HandlerError, QctlError
+from qctl.broker.message import utc
+from qctl.broker.refusals import RECORD, dial
+from qctl.broker.session import ChannelLost, Connection
+from qctl.errors import BrokerUnreachable, Exit, HandlerError, HostTaken, QctlError
+from qctl.quota.directory import check_directory
+from qctl.quota.locks import Holding, watch_locks
 from qctl.worker import plan as plans
-from qctl.worker.hostlock import HostLock, claim_host
+from qctl.worker.child import READY_S, Child, ended, is_below, listen, spawn
+from qctl.worker.claim import PATIENCE_S, Holder, claim
+from qctl.worker.former import former_hosts
+from qctl.worker.hostlock import HostLock
 from qctl.worker.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -32,25 +42,8 @@ STEADY_S = 5.0
 KILL_MARGIN_S = 15.0
 #: The first one drains, the second one ends at once.
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-#: Bytes of one report line of a process.
-MAX_REPORT_BYTES = 64 << 10
-
-
-@dataclass(slots=True)
-class Child:
-    """One running worker process."""
-
-    index: int
-    process: asyncio.subprocess.Process
-    started_s: float
-    ready: asyncio.Future[bool]
-    replaced: bool = False
-
-    def order(self, words: bytes) -> None:
-        """Write an order; a process that is gone needs none."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError, RuntimeError):
-            self.process.stdin.write(words)
+#: How often it is looked who holds the ledger's lock.
+LOOK_S = 1.0
 
 
 class Supervisor:
@@ -61,6 +54,7 @@ class Supervisor:
         self.plan = plan
         self._replan = replan
         self._replacing: asyncio.Task[None] | None = None
+        self._hung_up = False
         self._spawned = asyncio.Event()
         self.processes = processes
         self._children: dict[int, Child] = {}
@@ -68,22 +62,28 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._claimed = False
         self._killed = False
+        self._me = Holder(socket.gethostname(), os.getpid(), utc(time.time()), secrets.token_hex(8))
         self._fatal: QctlError | None = None
         self._ready = 0
 
     async def run(self) -> int:
         """Hold the host's name, run the processes until a signal; 0 when all ended in order.
 
-        Raises HostTaken, StateError, HandlerError, and BrokerRefused when the first connection is refused.
+        Raises StateError, HostTaken, HandlerError, and BrokerRefused when the first connection is refused.
         """
         loop = asyncio.get_running_loop()
         for number in ENDING_SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        lock = HostLock(self.plan.state_directory, self.plan.host.name)
+        state, host = self.plan.state_directory, self.plan.host.name
+        check_directory(state / host)
+        lock = HostLock(state, host)
+        watch = loop.create_task(self._watch_ledger())
         try:
+            self.plan = replace(self.plan, former=former_hosts(state, host, self.plan.inventory.hosts))
             return await self._run()
         finally:
+            watch.cancel()
             lock.release()
 
     async def _run(self) -> int:
@@ -124,17 +124,22 @@ class Supervisor:
 
     # The host's name on the broker
 
-    async def _dial(self) -> Connection:
-        login = login_for(self.plan.broker, self.plan.inventory_path, prefer_environment=False)
-        host = self.plan.host.name
-        return await connect(login, name=f"qctl {host} supervisor", properties={"qctl_host": host})
+    async def _dial(self, *, patient: bool = True) -> Connection:
+        plan = self.plan
+        return await dial(
+            lambda: login_for(plan.inventory.broker, plan.inventory.path, prefer_environment=False),
+            plan.state_directory / plan.host.name / RECORD,
+            name=f"qctl {plan.host.name} supervisor",
+            properties={"qctl_host": plan.host.name},
+            patient=patient,
+        )
 
     async def _first_connection(self) -> Connection:
         """Try for ever while the broker is unreachable; a refusal or a taken name is raised."""
         for pause_s in backoff():
             try:
-                connection = await self._dial()
-                await claim_host(connection, self.plan.host.name, patient=False)
+                connection = await self._dial(patient=False)
+                await claim(connection, self.plan.host.name, self._me, patience_s=PATIENCE_S)
                 return connection
             except (BrokerUnreachable, ChannelLost) as error:
                 hint = getattr(error, "hint", "")
@@ -147,7 +152,11 @@ class Supervisor:
         await connection.closed
 
         async def hold(again: Connection) -> None:
-            await claim_host(again, self.plan.host.name, patient=True)
+            try:
+                await claim(again, self.plan.host.name, self._me, patience_s=math.inf)
+            except HostTaken as error:
+                # While the broker was out of reach another machine has taken the name.
+                self._give_up(error)
             await again.closed
 
         await stay_connected(self._dial, hold, what="supervisor")
@@ -184,31 +193,14 @@ class Supervisor:
                 return int(Exit.DONE)
 
     async def _spawn(self, index: int) -> Child:
-        read_end, write_end = os.pipe()
-        # A signal to the whole group must not end a process that cannot answer it yet; it unblocks them itself.
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "qctl.worker.process",
-                str(write_end),
-                stdin=asyncio.subprocess.PIPE,
-                pass_fds=(write_end,),
-            )
-        except OSError:
-            os.close(read_end)
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
-            os.close(write_end)
-        child = Child(index, process, time.monotonic(), asyncio.get_running_loop().create_future())
+        child, reports = await spawn(index)
+        loop = asyncio.get_running_loop()
         self._children[index] = child
         self._spawned.set()
-        log.info("process %d started pid=%d", index, process.pid)
-        listener = asyncio.get_running_loop().create_task(self._listen(read_end, child))
+        listener = loop.create_task(listen(reports, child, self._on_ready, self._on_failed))
         self._listeners.add(listener)  # the loop itself keeps only a weak reference
         listener.add_done_callback(self._listeners.discard)
+        loop.call_later(READY_S, child.kill_unless_ready)
         child.order(plans.write(self.plan, index))
         if self._claimed:
             child.order(b"go\n")
@@ -216,36 +208,51 @@ class Supervisor:
             child.order(b"drain\n")
         return child
 
-    async def _listen(self, read_end: int, child: Child) -> None:
-        """Take a process's reports until it closes the pipe."""
-        reader = asyncio.StreamReader(limit=MAX_REPORT_BYTES)
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb")
-        )
-        try:
-            while line := await reader.readline():
-                event = json.loads(line)
-                if event["event"] == "ready":
-                    self._ready += 1
-                    child.ready.set_result(True)
-                elif self._fatal is None and not self._ready:
-                    # Only before anything ran: what fails later may heal, and the other processes go on.
-                    self._fatal = HandlerError(event["message"], hint=event["hint"])
-                    self._fatal.exit_code = Exit(event["exit_code"])
-                    self._stop(b"stop\n")
-                else:
-                    log.error("process failed: %s", event["message"])
-        finally:
-            transport.close()
-            if not child.ready.done():
-                child.ready.set_result(False)
+    def _on_ready(self) -> None:
+        self._ready += 1
+
+    def _on_failed(self, event: Mapping[str, Any]) -> None:
+        """A process says why it ends."""
+        if self._fatal is None and not self._ready:
+            # Only before anything ran: what fails later may heal, and the other processes go on.
+            self._fatal = HandlerError(event["message"], hint=event["hint"])
+            self._fatal.exit_code = Exit(event["exit_code"])
+            self._stop(b"stop\n")
+        else:
+            log.error("process failed: %s", event["message"])
+
+    # The ledger
+
+    async def _watch_ledger(self) -> None:
+        """End a process of ours that keeps the ledger locked: a stopped one, which the others would wait for."""
+        directory = self.plan.state_directory / self.plan.host.name
+        held: Holding | None = None
+        named: tuple[int, ...] = ()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now_s = time.monotonic()
+            held = watch_locks(directory, held, now_s=now_s)
+            overdue = held.overdue(now_s)
+            for pid in overdue:
+                if is_below(pid, os.getpid()):
+                    log.error("process pid=%d held the ledger's lock for too long; killing it", pid)
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+                elif pid not in named:
+                    log.error("the ledger is locked by process %d, which is not of this worker; no calls are made", pid)
+            named = overdue
 
     # A new inventory
 
     def _on_hangup(self) -> None:
+        self._hung_up = True
         if self._replacing is None or self._replacing.done():
-            self._replacing = asyncio.get_running_loop().create_task(self._replace())
+            self._replacing = asyncio.get_running_loop().create_task(self._replace_while_asked())
+
+    async def _replace_while_asked(self) -> None:
+        while self._hung_up and not self._stopping.is_set():
+            self._hung_up = False
+            await self._replace()
 
     async def _replace(self) -> None:
         """Take the inventory anew and replace the processes one by one; change nothing when it is not good."""
@@ -256,11 +263,15 @@ class Supervisor:
             return
         log.info("SIGHUP: the inventory is good, replacing %d processes", self.processes)
         before, self.plan = self.plan, plan
+        loop = asyncio.get_running_loop()
         for index in range(self.processes):
             child = self._children.get(index)
+            if child is None and not self._claimed:
+                continue  # not started yet; it starts with the new one
             if child is not None:
                 child.replaced = True
                 child.order(b"drain\n")
+                loop.call_later(plan.drain_timeout_s + KILL_MARGIN_S, child.kill, "did not end in time")
             while (successor := self._children.get(index)) in (child, None) and not self._stopping.is_set():
                 self._spawned.clear()
                 await self._spawned.wait()
@@ -279,10 +290,16 @@ class Supervisor:
             name, most_s = signal.Signals(number).name, self.plan.drain_timeout_s
             log.info("%s: draining, at most %g s; again to stop at once", name, most_s)
             self._stop(b"drain\n")
-            loop = asyncio.get_running_loop()
-            loop.call_later(self.plan.drain_timeout_s + KILL_MARGIN_S, self._kill, "did not end in time")
+            self._kill_later()
         else:
             self._kill(signal.Signals(number).name)
+
+    def _give_up(self, error: QctlError) -> None:
+        """Drain, and end with this error."""
+        log.error("%s; draining", error.message)
+        self._fatal = error
+        self._stop(b"drain\n")
+        self._kill_later()
 
     def _stop(self, order: bytes) -> None:
         self._stopping.set()
@@ -292,20 +309,14 @@ class Supervisor:
         for child in self._children.values():
             child.order(order)
 
+    def _kill_later(self) -> None:
+        most_s = self.plan.drain_timeout_s + KILL_MARGIN_S
+        asyncio.get_running_loop().call_later(most_s, self._kill, "did not end in time")
+
     def _kill(self, why: str) -> None:
         for child in list(self._children.values()):
             self._killed = True
-            log.error("stopping process %d at once: %s", child.index, why)
-            with contextlib.suppress(ProcessLookupError):
-                child.process.kill()
-
-
-def ended(code: int) -> str:
-    """How a process ended, in words."""
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with {code}"
+            child.kill(f"is stopped at once: {why}")
 
 
 def run(plan: Plan, processes: int, replan: Callable[[], Plan]) -> int:

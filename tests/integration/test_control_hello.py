@@ -1,0 +1,302 @@
+"""Reading the control log up to one's own hello: all confirmed before is known then, or nothing is consumed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+
+from qctl.broker import topology
+from qctl.broker.publisher import Publisher
+from qctl.broker.session import Connection
+from qctl.control import log as control_log
+from qctl.control.desired import Reign
+from qctl.control.event import Hello
+from qctl.control.log import Known, introduce
+from qctl.errors import ControlLogError, QctlError, TopologyMismatch
+from tests.brokers import Vhost
+from tests.fleet import Fleet
+from tests.integration.test_enqueue_outages import alarm
+from tests.integration.worker_harness import assert_no_traceback, await_consuming, await_history, wire
+from tests.wire import connected, scenario, stranger, until
+
+
+def hello(ledger: str = "a", host: str = "web-1") -> Hello:
+    return Hello(secrets.token_hex(8), host, 0, ledger, "box", 17)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """The two connections of a process, as the control log sees it."""
+
+    vhost: Vhost
+    reading: Connection
+    publisher: Publisher
+
+    async def say(self, said: Hello, known: Known | None = None, **more: Any) -> Known:
+        username = more.pop("username", self.vhost.username)
+        return await introduce(self.reading, self.publisher, said, username=username, known=known, **more)
+
+
+@asynccontextmanager
+async def process(vhost: Vhost, **user: str) -> AsyncIterator[Process]:
+    async with connected(vhost, **user) as reading, connected(vhost, **user) as publishing:
+        yield Process(vhost, reading, await Publisher.open(publishing))
+
+
+def command(vhost: Vhost, exchange: str, body: bytes, **properties: Any) -> None:
+    """Publish something to the control log as any program can."""
+    with stranger(vhost) as channel:
+        channel.confirm_delivery()
+        channel.basic_publish(exchange, "", body, pika.BasicProperties(delivery_mode=2, **properties))
+
+
+def lay_cut_log(vhost: Vhost) -> None:
+    """A control log whose beginning a policy has cut off."""
+    limits = {"max-length-bytes": 200_000, "stream-max-segment-size-bytes": 50_000}
+    policy = {"pattern": "^qctl", "definition": limits, "apply-to": "queues"}
+    vhost.broker.api("PUT", f"/policies/{vhost.name}/short", policy)
+    with stranger(vhost) as channel:
+        channel.exchange_declare(topology.HELLO, "fanout", durable=True)
+        channel.queue_declare(topology.CONTROL_LOG, durable=True, arguments={"x-queue-type": "stream"})
+        channel.queue_bind(topology.CONTROL_LOG, topology.HELLO)
+        channel.confirm_delivery()
+        for _ in range(100):
+            channel.basic_publish(topology.HELLO, "", b"x" * 20_000, pika.BasicProperties(delivery_mode=2))
+
+
+@scenario
+async def test_given_hellos_confirmed_before_then_all_of_them_are_known(vhost: Vhost) -> None:
+    # Given a log with the hellos of other hosts, and an earlier one of this host
+    async with process(vhost) as other, process(vhost) as own:
+        for number in range(20):
+            await other.say(hello("theirs", f"other-{number}"))
+        first = hello("a")
+        await own.say(first)
+
+        # When the host says hello with another ledger
+        second = hello("b")
+        known = await own.say(second)
+
+        # Then all of them are known, and so is what this one replaces
+        assert {f"other-{number}" for number in range(20)} < set(known.desired.reigns)
+        assert known.desired.reigns["web-1"] == Reign("b", second.nonce, "a")
+        assert (known.offset, known.id) == (21, second.nonce)
+
+
+@scenario
+async def test_given_more_entries_than_are_on_their_way_at_once_then_the_end_is_reached(local_vhost: Vhost) -> None:
+    count = 3 * control_log.PREFETCH
+    async with process(local_vhost) as own:
+        await own.say(hello())
+        with stranger(local_vhost) as channel:
+            for _ in range(count):
+                channel.basic_publish(topology.HELLO, "", b"{}")
+
+        assert (await own.say(hello())).offset == count + 1
+
+
+@scenario
+async def test_given_what_is_known_already_then_it_is_gone_on_from_there(
+    vhost: Vhost, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="qctl.control.log")
+    async with process(vhost) as own:
+        known = await own.say(hello("a"))
+        for _ in range(10):
+            await own.say(hello("a"))
+        caplog.clear()
+
+        last = await own.say(hello("b"), known)
+
+        assert last.offset == 11
+        assert last.desired.reigns["web-1"].before == "a"
+        known_once_more = await own.say(hello("b"), last)
+        assert known_once_more.offset == 12
+        assert "read 2 entries" in caplog.text  # the one to go on from, and the new one
+
+
+@scenario
+@pytest.mark.parametrize("entries", [0, 5])
+async def test_given_another_log_in_its_place_then_it_is_read_from_its_beginning(
+    vhost: Vhost, entries: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a log that was deleted and made anew, shorter or longer than what was known of it
+    async with process(vhost) as own:
+        await own.say(hello("a"))
+        known = await own.say(hello("a"))
+        channel = await own.reading.channel()
+        await channel.call("queue_delete", queue=topology.CONTROL_LOG)
+        await topology.ensure(own.reading, topology.control_log())
+        for _ in range(entries):
+            command(own.vhost, topology.HELLO, b"{}")
+
+        # When hello is said with what is known
+        found = await own.say(hello("b"), known)
+
+        # Then the old log is forgotten
+        assert found.offset == entries
+        assert found.desired.reigns["web-1"].before is None
+        assert "the control log is another one than before" in caplog.text
+
+
+@scenario
+async def test_given_entries_that_are_no_events_then_they_are_ignored_and_said_once(
+    vhost: Vhost, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with process(vhost) as own:
+        await own.say(hello("a"))
+        forged = Hello("forged", "web-1", 0, "evil", "box", 1)
+        command(own.vhost, topology.HELLO, forged.body(), message_id="forged")  # nobody's
+        command(own.vhost, topology.CONTROL, forged.body(), message_id="forged", user_id=own.vhost.username)
+        command(own.vhost, topology.HELLO, b"\xff" * 1000, user_id=own.vhost.username)
+        command(own.vhost, topology.HELLO, b"{}" * 100_000, user_id=own.vhost.username)
+
+        known = await own.say(hello("a"))
+
+        assert known.desired.reigns["web-1"].ledger == "a"
+        assert known.desired.reigns["web-1"].before is None
+        ignored = [line for line in caplog.messages if "ignored" in line]
+        assert ignored == ["the control log has an entry that is ignored: offset=1: nobody's: it has no user_id"]
+
+
+@scenario
+async def test_given_a_log_whose_beginning_was_cut_off_then_it_is_an_error(vhost: Vhost) -> None:
+    lay_cut_log(vhost)
+    async with process(vhost) as own:
+        with pytest.raises(ControlLogError) as failed:
+            await own.say(hello())
+
+    assert "the control log begins at entry " in failed.value.message
+    assert "Clear the policy" in failed.value.hint
+
+
+@scenario
+async def test_given_a_queue_of_that_name_that_is_no_log_then_it_is_an_error(local_vhost: Vhost) -> None:
+    with stranger(local_vhost) as channel:
+        channel.queue_declare(topology.CONTROL_LOG, durable=True)
+    async with process(local_vhost) as own:
+        with pytest.raises(TopologyMismatch, match=r"queue qctl\.control\.log exists with other arguments"):
+            await own.say(hello())
+
+
+@scenario
+@pytest.mark.parametrize(
+    ("rights", "words"),
+    [
+        ({"configure": ".*", "write": ".*", "read": "^qctl.(control|hello)$"}, "the control log cannot be read: 403"),
+        ({"configure": ".*", "write": "^qctl.control.log$", "read": ".*"}, "the control log cannot be read: 403"),
+        ({"configure": "", "write": ".*", "read": ".*"}, "is missing and this user may not make it"),
+    ],
+)
+async def test_given_a_right_that_is_missing_then_it_is_an_error_that_says_so(
+    local_vhost: Vhost, rights: dict[str, str], words: str
+) -> None:
+    name, api = f"limited-{secrets.token_hex(4)}", local_vhost.broker.api
+    api("PUT", f"/users/{name}", {"password": "limited", "tags": ""})
+    try:
+        api("PUT", f"/permissions/{local_vhost.name}/{name}", rights)
+        async with process(local_vhost, username=name, password="limited") as own:
+            with pytest.raises(QctlError) as failed:
+                await own.say(hello(), username=name)
+    finally:
+        api("DELETE", f"/users/{name}")
+
+    assert words in failed.value.message
+    assert "qctl.hello" in failed.value.hint or "configure permission" in failed.value.hint
+
+
+@scenario
+async def test_given_a_hello_in_another_users_name_then_the_broker_refuses_it(local_vhost: Vhost) -> None:
+    async with process(local_vhost) as own:
+        with pytest.raises(ControlLogError, match="the control log cannot be read: 406"):
+            await own.say(hello(), username="somebody-else")
+
+
+@scenario
+async def test_given_an_alarm_then_it_is_said_and_waited_for(local_vhost: Vhost) -> None:
+    async with process(local_vhost) as own:
+        await own.say(hello())
+        said: list[str] = []
+        with alarm(local_vhost.broker):
+            saying = asyncio.ensure_future(own.say(hello("b"), on_blocked=said.append))
+
+            await until("the alarm is noticed", lambda: said)
+            assert said[0].startswith("the broker takes no events (memory or disk alarm)")
+            assert not saying.done()
+
+        assert (await saying).desired.reigns["web-1"].before == "a"
+
+
+# A worker
+
+
+def document() -> dict[str, Any]:
+    return {
+        "consumers": {"calls": {"handler": {"python": "handlers:calls"}, "quota": {}}},
+        "hosts": {"web-1": None},
+    }
+
+
+HANDLERS = """
+    def calls(task):
+        note("calls", task.id)
+"""
+
+
+def test_given_a_worker_that_starts_then_each_process_has_said_hello_before_it_consumes(
+    local_vhost: Vhost, tmp_path: Path
+) -> None:
+    with Fleet(local_vhost, tmp_path, HANDLERS, **document()) as fleet:
+        worker = fleet.start("web-1", "--processes", "2", ready=False)
+        await_consuming(worker, "calls", processes=2)
+
+        with stranger(local_vhost) as channel:
+            channel.basic_qos(prefetch_count=10)
+            found = {}
+            for method, properties, body in channel.consume(
+                topology.CONTROL_LOG, arguments={"x-stream-offset": "first"}, inactivity_timeout=10
+            ):
+                assert method is not None
+                assert properties.user_id == local_vhost.username
+                found[json.loads(body)["index"]] = json.loads(body)
+                if len(found) == 2:
+                    break
+
+        assert {one["pid"] for one in found.values()} == set(worker.pids())
+        assert {one["host"] for one in found.values()} == {"web-1"}
+        assert len({one["ledger"] for one in found.values()}) == 1
+        assert worker.log().count("first start of host web-1, assuming nothing was spent") == 1
+        assert worker.stop() == 0
+
+
+def test_given_a_log_that_cannot_be_read_then_the_consumers_are_down_with_that_cause_until_it_can(
+    local_vhost: Vhost, tmp_path: Path
+) -> None:
+    # Given a control log whose beginning is gone
+    lay_cut_log(local_vhost)
+    with Fleet(local_vhost, tmp_path, HANDLERS, **document()) as fleet, wire(local_vhost) as connected:
+        # When a worker starts
+        worker = fleet.start("web-1", ready=False)
+
+        # Then its consumers are down with that cause, and nothing is consumed
+        worker.await_log("web-1/calls down: the control log begins at entry ")
+        assert " consuming\n" not in worker.log()
+
+        # until the log is one that can be read
+        local_vhost.broker.api("DELETE", f"/policies/{local_vhost.name}/short")
+        connected.channel.queue_delete(topology.CONTROL_LOG)
+        await_consuming(worker, "calls")
+        connected.task("calls", {}, message_id="at last")
+        assert await_history(fleet, "calls", 1) == ["at last"]
+        assert worker.stop() == 0
+        assert_no_traceback(worker.log())
