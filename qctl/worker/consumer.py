@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +18,17 @@ from functools import partial
 from typing import Any
 
 from qctl.broker import topology
+from qctl.broker.connect import backoff
 from qctl.broker.message import Properties
 from qctl.broker.publisher import Publisher
-from qctl.broker.session import ChannelLost, Connection, backoff
-from qctl.broker.subscription import Subscription
+from qctl.broker.session import ChannelLost, Connection
+from qctl.broker.subscription import Subscription, in_words
 from qctl.errors import QctlError
 from qctl.worker.execute import Delivery, Executor, Settled
-from qctl.worker.forward import Forwarder
+from qctl.worker.forward import Forwarder, was_returned
+from qctl.worker.orphans import Orphans
 from qctl.worker.outcome import Ending
+from qctl.worker.probing import Probing
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,8 @@ PREFETCH_FACTOR = 2.0
 PREFETCH_EVERY_S = 5.0
 #: Weight of the newest sample in the mean duration and body size.
 SMOOTHING = 0.3
+#: A queue that was followed for this long is tried again at once when it is lost, one that was not after longer pauses.
+STEADY_S = 1.0
 #: After something was given back by a consumer that is wanted all the same: it must not come straight back.
 RETURN_PAUSE_S = 0.25
 
@@ -90,6 +96,7 @@ class LiveConsumer:
         work_queue: str,
         declarations: Sequence[topology.Declaration],
         persistent: bool,
+        ladder_s: Sequence[float],
         concurrency: int,
         flush_soon: Callable[[], None],
         publisher: Callable[[], Publisher | None],
@@ -111,6 +118,7 @@ class LiveConsumer:
             hold=self.hold,
             release=self.release,
         )
+        self._probing = Probing(ladder_s=ladder_s, hold=self.hold, release=self.release)
         self._concurrency = concurrency
         self._prefetch = concurrency
         self._prefetch_changed_s = 0.0
@@ -121,6 +129,9 @@ class LiveConsumer:
         self._subscribed: set[str] = set()
         self._keepers: set[asyncio.Event] = set()
         self._settled: deque[Settled] = deque()
+        self._started: set[Delivery] = set()
+        self._orphans = Orphans()
+        self._foreign = {one.name for one in declarations if isinstance(one, topology.Existing)}
         self._shown = f"{State.DOWN}: {self.why_down}"  # no news
 
     # What should be
@@ -128,12 +139,12 @@ class LiveConsumer:
     @property
     def wanted(self) -> bool:
         """True when this consumer should be subscribed."""
-        return not self._holds and not self._draining
+        return not self._draining and (not self._holds or self._probing.may_seek(self._holds))
 
     @property
     def state(self) -> State:
         """What it is now."""
-        if not self._served:
+        if len(self._served) < len(self._queues):  # a queue that is not consumed must not hide behind the other
             return State.DOWN
         if self._draining:
             return State.DRAINING
@@ -148,9 +159,13 @@ class LiveConsumer:
         return running + len(self._settled) + self._forwarder.pending + len(self._subscribed)
 
     @property
-    def lost_half(self) -> bool:
-        """True when half of the slots are lost to tasks that are over time."""
-        return self.executor is not None and 2 * self.executor.lost_slots >= self._concurrency
+    def stuck(self) -> str:
+        """Why tasks that are over time make this process not worth keeping, "" while they do not."""
+        if self.executor is None:
+            return ""
+        if 2 * self.executor.lost_slots >= self._concurrency:
+            return "half of its slots run tasks that are over time"
+        return "a task is over its time and does not end" if self.executor.hopeless else ""
 
     def backlog(self, cost: Mapping[str, int]) -> dict[str, int]:
         """Units that everything handed in and not admitted yet will need. Any thread."""
@@ -168,6 +183,8 @@ class LiveConsumer:
     def release(self, cause: str) -> None:
         """This cause is over; others may remain."""
         if self._holds.pop(cause, None) is not None:
+            if not self._holds:
+                self._prefetch = self.pace.prefetch(self._concurrency, 0.0)
             self._wake()
 
     def drain(self) -> None:
@@ -178,14 +195,22 @@ class LiveConsumer:
     def tick(self) -> None:
         """Look after the prefetch and overdue tasks; called about twice a second."""
         oldest_s = self.executor.expire() if self.executor else 0.0
+        if self._holds and self._probing.due():
+            self._probing.seeking, self._prefetch = True, 1
+            self._wake()
         target, now_s = self.pace.prefetch(self._concurrency, oldest_s), time.monotonic()
         factor = target / self._prefetch
         due = now_s - self._prefetch_changed_s >= PREFETCH_EVERY_S
-        if due and (factor >= PREFETCH_FACTOR or factor <= 1 / PREFETCH_FACTOR) and self.wanted:
+        if due and (factor >= PREFETCH_FACTOR or factor <= 1 / PREFETCH_FACTOR) and self.wanted and not self._holds:
             self._prefetch, self._prefetch_changed_s = target, now_s
             if factor < 1:
                 self._take_back()  # the tasks turned out longer: what waits here could run elsewhere
             self._wake()
+
+    def say_down(self, why: str) -> None:
+        """Why there is nothing to subscribe on at present."""
+        self.why_down = why
+        self._show()
 
     def _wake(self) -> None:
         if not self.wanted:
@@ -197,7 +222,8 @@ class LiveConsumer:
     def _take_back(self) -> None:
         """Give back what no slot has taken; it goes out with the cancel-ok that the keeper then waits for."""
         for delivery in self.executor.take_back() if self.executor else ():
-            delivery.subscription.give_back([delivery.tag])
+            self._probing.missed(delivery)
+            self._give_back(delivery)
 
     def _show(self) -> None:
         """One log line a state change."""
@@ -226,14 +252,18 @@ class LiveConsumer:
         pauses, changed = backoff(), asyncio.Event()
         self._keepers.add(changed)
         while connection.is_open:
+            followed_s = math.inf
             try:
                 await topology.ensure(connection, self._declarations)
-                self._served.add(queue)
+                followed_s = time.monotonic()
                 await self._follow(connection, queue, tag, changed)
             except (ChannelLost, QctlError) as error:
-                self.why_down = str(error)
-            self._served.discard(queue)
+                self._served.discard(queue)
+                self._orphans.add(list(self._started))
+                self.why_down = await in_words(connection, queue, error)
             self._show()
+            if time.monotonic() - followed_s > STEADY_S:
+                pauses = backoff()
             if connection.is_open:
                 await asyncio.wait({connection.closed}, timeout=next(pauses))
         self._keepers.discard(changed)
@@ -241,12 +271,15 @@ class LiveConsumer:
     async def _follow(self, connection: Connection, queue: str, tag: str, changed: asyncio.Event) -> None:
         """Subscribe and cancel as wanted until a channel or the connection is lost, which is raised."""
         while True:
-            self._show()
+            if not self.wanted:
+                self._served.add(queue)  # nothing is wrong with it as far as anybody can tell
+                self._show()
             await _either(changed, connection.closed, until=lambda: self.wanted)
             subscription = await Subscription.open(connection, queue, tag, self._deliver)
             self._subscribed.add(tag)
             try:
                 await subscription.consume(self._prefetch)
+                self._served.add(queue)
                 self._show()
                 await _either(changed, subscription.lost, until=partial(self._should_cancel, subscription))
                 await subscription.cancel()
@@ -266,17 +299,40 @@ class LiveConsumer:
         self, subscription: Subscription, tag: int, redelivered: bool, properties: Properties, body: bytes
     ) -> None:
         delivery = Delivery(subscription, tag, redelivered, properties, body, time.time())
-        if self.wanted and self.executor:
+        if redelivered and (found := self._orphans.adopt(delivery)):
+            if isinstance(found, Settled):
+                self.on_settled(found)
+        elif self.wanted and self.executor:
+            if self._holds:
+                self._take_probe(delivery)
             self.executor.put(delivery)
         else:
-            subscription.give_back([tag])
+            self._give_back(delivery)
+
+    def _take_probe(self, delivery: Delivery) -> None:
+        """Held, and subscribed all the same: for this one delivery, and no other."""
+        self._probing.take(delivery)
+        for keeper in self._keepers:
+            keeper.set()
+
+    def _give_back(self, delivery: Delivery) -> None:
+        """Return it unharmed; as a new message where the queue's limit may be near, since that is not ours to know."""
+        if delivery.subscription.queue in self._foreign and was_returned(delivery):
+            self._forwarder.renew(delivery)
+        else:
+            delivery.subscription.give_back([delivery.tag])
 
     def may_start(self, delivery: Delivery) -> bool | None:
         """Asked by the executor right before a start. None: ask again, the broker has been silent for too long."""
-        if not self.wanted or not delivery.subscription.is_open:
-            return False
-        connection = delivery.subscription.channel.connection
-        return True if connection.silent_s() < 2 * connection.heartbeat_s else None
+        self._started.add(delivery)  # before looking: who notes the runs of a lost channel must not overlook this one
+        allowed: bool | None = False
+        wanted = self.wanted or (not self._draining and self._probing.may_run(delivery, self._holds))
+        if wanted and delivery.subscription.is_open:
+            connection = delivery.subscription.channel.connection
+            allowed = True if connection.silent_s() < 2 * connection.heartbeat_s else None
+        if not allowed:
+            self._started.discard(delivery)
+        return allowed
 
     def on_settled(self, settled: Settled) -> None:
         """A delivery has left the executor. Any thread."""
@@ -286,26 +342,35 @@ class LiveConsumer:
     def flush(self) -> None:
         """Send what the executor has settled."""
         acks: dict[Subscription, list[int]] = {}
-        runs, run_s, body_bytes = 0, 0.0, 0
+        runs, run_s, body_bytes, late = 0, 0.0, 0, 0
         for _ in range(len(self._settled)):
             settled = self._settled.popleft()
             delivery = settled.delivery
+            if settled.seen is not None or self._probing.probe is not None:
+                settled = self._probing.weigh(settled)
             if settled.run_s is not None:
                 runs += 1
                 run_s += settled.run_s
                 body_bytes += len(delivery.body)
-            ending = settled.outcome.ending
+            self._started.discard(delivery)
             if not delivery.subscription.is_open:
-                continue  # settled too late: the broker has given it to somebody else
-            if ending is Ending.ACK and (settled.answer is None or not delivery.properties.reply_to):
+                late += settled.run_s is not None
+                adopted = self._orphans.ended(settled)
+                if adopted is None:
+                    continue  # settled too late: the broker has given it to somebody else, or will
+                settled, delivery = adopted, adopted.delivery
+            ending = settled.outcome.ending
+            if ending is Ending.ACK and not settled.forwards:
                 acks.setdefault(delivery.subscription, []).append(delivery.tag)
             elif ending is Ending.GIVE_BACK:
-                delivery.subscription.give_back([delivery.tag])
+                self._give_back(delivery)
                 self._wake()
             else:
                 self._forwarder.start(settled)
         for subscription, tags in acks.items():
             subscription.ack(tags)
+        if late:
+            log.warning("%s %d task(s) ended after the broker had taken them back", self.address, late)
         first = self.pace.done == 0
         self.pace.add(runs, run_s, body_bytes)
         if first and runs:

@@ -12,23 +12,37 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 from qctl.broker.message import DeadReason, Malformed, Message, Properties, parse, text
 from qctl.broker.subscription import Subscription
 from qctl.inventory.model import Consumer, HttpHandler, Quota
 from qctl.quota import Grant, Hold, Leases, Priced
-from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
+from qctl.worker.exceptions import TimedOut
 from qctl.worker.handlers import Answer, Handler
+from qctl.worker.isolation import is_suspect
+from qctl.worker.judge import judge, words
 from qctl.worker.logs import current_task
-from qctl.worker.meter import Meter, Tariff, block, tariff
-from qctl.worker.outcome import ACK, GIVE_BACK, Ending, Outcome, dead, decide
+from qctl.worker.meter import Meter, Tariff, tariff
+from qctl.worker.outbox import Outbox
+from qctl.worker.outcome import GIVE_BACK, Outcome, dead, decide
 from qctl.worker.task import Task
+from qctl.worker.upstream import Seen
+
+if TYPE_CHECKING:
+    from qctl.worker.plan import Plan
+    from qctl.worker.ward import Bed
 
 log = logging.getLogger(__name__)
 
 #: How often a start that the broker's silence forbids is looked at again.
 SILENCE_POLL_S = 0.1
+#: A cancelled coroutine gets this long to clean up before its slot counts as lost.
+CLEANUP_S = 5.0
+#: A run that is over its time for this long costs the process: its message must not stay unsettled for ever.
+HOPELESS_S = 20.0
 
 
 @dataclass(slots=True, eq=False)
@@ -45,13 +59,22 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Settled:
-    """A delivery that is done with. run_s: how long the handler took, None when it did not run."""
+    """A delivery that is done with.
+
+    run_s: how long the handler took, None when it did not run. seen: what that says about the upstream, if anything.
+    """
 
     delivery: Delivery
     outcome: Outcome
-    message: Message | None = None
     answer: Answer | None = None
     run_s: float | None = None
+    seen: Seen | None = None
+
+    @property
+    def forwards(self) -> bool:
+        """True when something is published for an ACK first: what the task enqueued, or its answer."""
+        answers = self.answer is not None and self.delivery.properties.reply_to
+        return bool(answers or self.outcome.followups.messages)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +95,16 @@ class Rules:
     quotas: Mapping[str, Quota]
     ladder_s: tuple[float, ...]
     max_body_bytes: int
+    make_outbox: Callable[[], Outbox]
+
+    @classmethod
+    def of(cls, plan: Plan, consumer: Consumer) -> Rules:
+        """Those of a consumer of this host."""
+        host = plan.host
+        settings = plan.settings
+        return cls(
+            host.name, consumer, host.quotas, plan.ladder_s, settings.max_body_bytes, partial(Outbox, plan.inventory)
+        )
 
     @property
     def address(self) -> str:
@@ -99,8 +132,11 @@ class Executor:
         priced: Priced,
         settled: Callable[[Settled], None],
         may_start: Callable[[Delivery], bool | None],
+        bed: Bed | None = None,
     ) -> None:
+        """bed: where suspects go; None: they run here like any other."""
         self.rules = rules
+        self._bed = bed
         self.running: dict[int, Run] = {}
         self._starting: set[Delivery] = set()
         self._handler = handler
@@ -123,22 +159,31 @@ class Executor:
 
     def put(self, delivery: Delivery) -> None:
         """Hand in a delivery. Never blocks; what may wait here is bounded by the prefetch."""
-        self._queue.put(delivery)
+        headers = delivery.properties.headers
+        if (
+            (delivery.redelivered or headers)
+            and self._bed is not None
+            and is_suspect(headers, redelivered=delivery.redelivered)
+            and len(delivery.body) <= self.rules.max_body_bytes
+        ):
+            self._bed.put(delivery)
+        else:
+            self._queue.put(delivery)
 
     @property
     def waiting(self) -> int:
         """Deliveries handed in that no slot has taken yet."""
-        return self._queue.qsize()
+        return self._queue.qsize() + (self._bed.waiting if self._bed else 0)
 
     @property
     def active(self) -> int:
         """Tasks that run or are about to."""
         starting = len(self._starting)  # first, since a task goes from here to there
-        return starting + len(self.running)
+        return starting + len(self.running) + (self._bed.inside if self._bed else 0)
 
     def take_back(self) -> list[Delivery]:
         """Everything that no slot has taken yet; it will not be run."""
-        found: list[Delivery] = []
+        found = self._bed.take_back() if self._bed else []
         while True:
             try:
                 found.append(self._queue.get_nowait())
@@ -147,14 +192,26 @@ class Executor:
 
     @property
     def lost_slots(self) -> int:
-        """Threads that run a task that is over time; nobody can say whether it ever ends."""
-        return 0 if self._handler.run is None else sum(run.overdue for run in list(self.running.values()))
+        """Slots whose run is over time and goes on all the same; nobody can say whether it ever ends."""
+        patience_s = CLEANUP_S if self._handler.run is None else 0.0
+        return sum(run.overdue and self._late_s(run) > patience_s for run in list(self.running.values()))
+
+    @property
+    def hopeless(self) -> bool:
+        """True when a run is over time for so long that only the end of the process will end it."""
+        return any(run.overdue and self._late_s(run) > HOPELESS_S for run in list(self.running.values()))
+
+    @staticmethod
+    def _late_s(run: Run) -> float:
+        return time.monotonic() - run.deadline_s
 
     def expire(self) -> float:
         """Tell runs that are over time that they are; a thread cannot be ended, but its calls can be refused.
 
         Returns how long the oldest run takes by now, in seconds.
         """
+        if self._bed is not None:
+            self._bed.expire()
         now_s = time.monotonic()
         oldest_s = 0.0
         for run in list(self.running.values()):
@@ -168,10 +225,13 @@ class Executor:
 
     def _thread_loop(self) -> None:
         while True:
-            delivery = self._queue.get()
-            admitted = self._admit(delivery)
-            if admitted is not None:
-                self._run(delivery, *admitted)
+            self.work(self._queue.get())
+
+    def work(self, delivery: Delivery) -> None:
+        """Admit and run one delivery to its end, here in the calling thread."""
+        admitted = self._admit(delivery)
+        if admitted is not None:
+            self._run(delivery, *admitted)
 
     def _feed_loop(self) -> None:
         assert self._loop is not None
@@ -202,7 +262,7 @@ class Executor:
         except Malformed as error:
             outcome = dead(error.reason, str(error))
             identity = text(delivery.properties.message_id) or "-"
-            log.error("%s task %s id=%s: %s", self.rules.address, _words(outcome), identity, outcome.error)
+            log.error("%s task %s id=%s: %s", self.rules.address, words(outcome), identity, outcome.error)
             self._settled(Settled(delivery, outcome))
             return None
         got = self._leases.take(priced) or self._leases.acquire(priced)
@@ -242,13 +302,15 @@ class Executor:
 
     def _begin(self, delivery: Delivery, message: Message, grant: Grant) -> tuple[Task, Run]:
         rules = self.rules
+        deadline_s = time.monotonic() + rules.consumer.timeout_s
         task = Task(
             message,
             host=rules.host,
             consumer=rules.consumer.name,
-            start_meter=lambda: Meter(self._leases, grant, self._tariff),
+            start_meter=lambda: Meter(self._leases, grant, self._tariff, deadline_s),
+            make_outbox=rules.make_outbox,
         )
-        run = Run(task, time.monotonic() + rules.consumer.timeout_s)
+        run = Run(task, deadline_s)
         self.running[id(run)] = run
         self._starting.discard(delivery)
         return task, run
@@ -268,6 +330,12 @@ class Executor:
             failure = error
         self._end(delivery, message, grant, run, failure, answer, time.perf_counter() - started_s)
         current_task.reset(token)
+
+    async def work_async(self, delivery: Delivery) -> None:
+        """Admit and run one delivery of an async handler to its end, on the calling loop."""
+        admitted = self._admit(delivery)
+        if admitted is not None:
+            await self._run_async(delivery, *admitted)
 
     async def _run_async(self, delivery: Delivery, message: Message, grant: Grant) -> None:
         assert self._handler.run_async is not None
@@ -302,8 +370,9 @@ class Executor:
         run_s: float,
     ) -> None:
         """Settle the units, then let the delivery leave; it leaves whatever goes wrong in here."""
+        seen = None
         try:
-            outcome = self._judge(message, grant, run, failure, run_s)
+            outcome, seen = judge(self.rules, self._leases, grant, run, message, failure, run_s)
         # A bug of ours must cost neither the slot nor the message: the task counts as failed.
         except Exception as error:
             log.critical("%s task cannot be judged", self.rules.address, exc_info=True)
@@ -311,47 +380,8 @@ class Executor:
                 self._leases.settle(grant)
             consumer = self.rules.consumer
             outcome = decide(error, message, consumer.retry, self.rules.ladder_s, calls_made=True)
-        self._settled(Settled(delivery, outcome, message, answer, run_s))
+        self._settled(Settled(delivery, outcome, answer, run_s, seen))
         self.running.pop(id(run), None)  # last: in between it would be neither running nor on its way out
-
-    def _judge(self, message: Message, grant: Grant, run: Run, failure: BaseException | None, run_s: float) -> Outcome:
-        """Settle the units and say how the task ends."""
-        meter = run.task.metered
-        if meter is not None and meter.limited is not None and not isinstance(failure, RateLimited):
-            failure = meter.limited  # swallowed by the handler; the task is deferred all the same
-        elif run.overdue and failure is None:
-            timeout_s = self.rules.consumer.timeout_s
-            failure = TimedOut(f"the task ran {run_s:.1f} s, longer than its timeout of {timeout_s:g} s")
-        if failure is not None and not (meter is not None and meter.limited is failure):
-            self._note(failure)
-        if meter is not None:
-            self._leases.settle(grant, meter.close(proven=self.rules.proven))
-        else:
-            self._leases.settle(grant, {} if self.rules.proven else None)
-        outcome = ACK
-        if failure is not None:
-            calls_made = meter is not None and meter.calls_made
-            outcome = decide(failure, message, self.rules.consumer.retry, self.rules.ladder_s, calls_made=calls_made)
-            level = logging.ERROR if outcome.ending is Ending.DEAD else logging.WARNING
-            identity = message.id or "-"
-            log.log(level, "task %s id=%s attempt=%d: %s", _words(outcome), identity, message.attempt, outcome.error)
-            log.debug("", exc_info=failure)
-        return outcome
-
-    def _note(self, failure: BaseException) -> None:
-        """A handler that was refused by other means than `task.http` says so by raising RateLimited itself."""
-        if isinstance(failure, RateLimited) and not isinstance(failure, Unpaid) and failure.retry_after_s is not None:
-            for quota in [failure.quota] if failure.quota else self.rules.consumer.cost:
-                if quota in self.rules.consumer.cost:
-                    block(self._leases, quota, failure.retry_after_s)
-
-
-def _words(outcome: Outcome) -> str:
-    if outcome.ending is Ending.DEAD:
-        return f"dead ({outcome.reason})"
-    if outcome.ending is Ending.LATER:
-        return f"runs again in {outcome.delay_s:g} s"
-    return "given back"
 
 
 class CoroutineLoop:

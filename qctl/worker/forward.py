@@ -1,4 +1,4 @@
-"""What takes a delivery's place: its retry, its dead letter, the answer to its `reply_to`.
+"""What takes a delivery's place: its retry, its dead letter, what it enqueued, the answer to its `reply_to`.
 
 Published mandatory and confirmed, and only then is the original acknowledged. While the broker will not take it, the
 delivery stays unacknowledged and the consumer is held. The same message is published again only when its first copy
@@ -11,22 +11,35 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qctl.broker import topology
-from qctl.broker.message import DELAY, DIED_AT, DIED_ON, Outgoing, answer_to, republish, utc
+from qctl.broker.connect import backoff
+from qctl.broker.message import DELAY, DIED_AT, DIED_ON, PERSISTENT, Outgoing, answer_to, republish, utc
 from qctl.broker.publisher import Published, Publisher
-from qctl.broker.session import ChannelLost, backoff
+from qctl.broker.session import ChannelLost
 from qctl.errors import QctlError
 from qctl.units import format_duration
-from qctl.worker.execute import Settled
+from qctl.worker.execute import Delivery, Settled
 from qctl.worker.outcome import Ending
 
 log = logging.getLogger(__name__)
 
 #: A broker that has not confirmed for this long holds the consumer; the confirm is waited for all the same.
 SLOW_CONFIRM_S = 15.0
+
+#: A consumer is back within five seconds of an alarm's end: no pause between two tries is longer than this.
+AGAIN_WITHIN_S = 4.0
+
+#: What is given back as a new message is given back as it is when the broker has not confirmed within this long.
+RENEW_CONFIRM_S = 5.0
+
+#: What one task enqueued is published so many at a time.
+MAX_AT_ONCE = 100
+
+#: The broker's count of how often a message came back, on queues that count it.
+DELIVERY_COUNT = "x-delivery-count"
 
 #: The cause of the hold.
 NO_PUBLISHES = "broker takes no retries"
@@ -56,6 +69,8 @@ class Forwarder:
         self._release = release
         self._under_way: set[asyncio.Task[None]] = set()
         self._in_trouble: set[Settled] = set()
+        self._said_missing = ""
+        self._declared: set[str] = set()  # queues of other consumers that were seen to exist
 
     @property
     def pending(self) -> int:
@@ -71,16 +86,20 @@ class Forwarder:
     async def _forward(self, settled: Settled) -> None:
         subscription, tag = settled.delivery.subscription, settled.delivery.tag
         try:
-            outgoing, enough = self._outgoing(settled)
+            waiting, enough = self._outgoing(settled)
+            # A delayed task whose queue does not exist would be missed only when its delay is over.
+            targets = {one.routing_key for one in settled.outcome.followups.messages}
+            missing = await self._declare(settled) if targets - self._declared else ""
             for pause_s in backoff():
-                fate = await self._publish(settled, outgoing)
-                if fate in enough:
+                # A publish to what is missing would cost everybody's channel each time.
+                fate = Published.LOST if missing else await self._publish_all(settled, waiting, enough)
+                if not waiting:
                     subscription.ack([tag])
-                if fate in enough or not subscription.is_open:
+                if not waiting or not subscription.is_open:
                     return  # a delivery whose channel is gone comes again, with its old headers
-                self._trouble(settled, outgoing, fate.value)
-                await asyncio.sleep(pause_s)
-                await self._declare()
+                self._trouble(settled, waiting[0], missing or fate.value)
+                await asyncio.sleep(min(pause_s, AGAIN_WITHIN_S))
+                missing = await self._declare(settled, waiting[0].exchange)
         # Whatever cannot be forwarded must not be lost in here: it goes back as it came, and the log says so.
         except Exception:
             log.critical("cannot forward a task, giving it back", exc_info=True)
@@ -89,6 +108,17 @@ class Forwarder:
             self._in_trouble.discard(settled)
             if not self._in_trouble:
                 self._release(NO_PUBLISHES)
+
+    async def _publish_all(self, settled: Settled, waiting: list[Outgoing], enough: frozenset[Published]) -> Published:
+        """Publish what waits, and take out of it what met a fate that is good enough; the first fate that was not."""
+        while waiting:
+            some = waiting[:MAX_AT_ONCE]
+            fates = await asyncio.gather(*(self._publish(settled, outgoing) for outgoing in some))
+            waiting[: len(some)] = [one for one, fate in zip(some, fates, strict=True) if fate not in enough]
+            for fate in fates:
+                if fate not in enough:
+                    return fate
+        return Published.CONFIRMED
 
     async def _publish(self, settled: Settled, outgoing: Outgoing) -> Published:
         """Publish once and wait for its fate; LOST also when nothing was sent."""
@@ -110,24 +140,70 @@ class Forwarder:
         self._in_trouble.add(settled)
         self._hold(NO_PUBLISHES, f"{NO_PUBLISHES}: {outgoing.exchange or 'reply'} {outgoing.routing_key}: {why}")
 
-    async def _declare(self) -> None:
-        """Make again what somebody may have deleted; a missing exchange costs the publisher its channel each time."""
+    async def _declare(self, settled: Settled, exchange: str = "") -> str:
+        """Make what somebody may have deleted, or never made; what is missing or refused, in words, or "".
+
+        exchange: whose publishes failed; whether this user may write there at all is tried where it hurts nobody.
+        """
         publisher = self._publisher()
         if publisher is None or publisher.channel.connection.blocked:
-            return
+            return ""
         try:
-            await topology.ensure(publisher.channel.connection, self._declarations)
-        except (ChannelLost, QctlError) as error:
+            followups = settled.outcome.followups
+            await topology.ensure(publisher.channel.connection, (*self._declarations, *followups.declarations))
+            self._declared |= {one.routing_key for one in followups.messages}
+            if exchange:
+                await topology.check_write(publisher.channel.connection, exchange)
+        except ChannelLost as error:
             log.warning("cannot declare what a task has to go through: %s", error)
+        except QctlError as error:
+            if error.message != self._said_missing:
+                self._said_missing = error.message
+                log.warning("%s: %s. %s", self._work_queue, error.message, error.hint)
+            return error.message
+        self._said_missing = ""
+        return ""
 
-    def _outgoing(self, settled: Settled) -> tuple[Outgoing, frozenset[Published]]:
+    def renew(self, delivery: Delivery) -> None:
+        """Put the same task into its queue as a new message, with nothing counted against it; returns at once."""
+        task = asyncio.get_running_loop().create_task(self._renew(delivery))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _renew(self, delivery: Delivery) -> None:
+        subscription, properties = delivery.subscription, delivery.properties
+        publisher, renewed = self._publisher(), False
+        if publisher is not None and not publisher.channel.connection.blocked:
+            again = republish(
+                properties,
+                changes={},
+                message_id=str(uuid.uuid4()),
+                first_seen=utc(delivery.received_s),
+                persistent=properties.delivery_mode == PERSISTENT,
+            )
+            outgoing = Outgoing(topology.TASKS, subscription.queue, delivery.body, again)
+            try:
+                fate = await asyncio.wait_for(publisher.publish(outgoing), RENEW_CONFIRM_S)
+                renewed = fate is Published.CONFIRMED
+            except TimeoutError:
+                log.debug("no confirm within %g s, giving the task back as it is", RENEW_CONFIRM_S)
+            except ValueError as error:
+                log.warning("cannot publish a task again, giving it back as it is: %s", error)
+        if renewed:
+            subscription.ack([delivery.tag])
+        else:
+            subscription.give_back([delivery.tag])  # rather counted once more than kept here
+
+    def _outgoing(self, settled: Settled) -> tuple[list[Outgoing], frozenset[Published]]:
         """What to publish, and the fates that are good enough.
 
         An answer that nobody waits for, or has no room for, is no reason to run the task again.
         """
+        if settled.answer is not None and settled.outcome.ending is Ending.ACK:
+            return [answer_of(settled)], frozenset({Published.CONFIRMED, Published.UNROUTABLE, Published.REFUSED})
         if settled.outcome.ending is Ending.ACK:
-            return answer_of(settled), frozenset({Published.CONFIRMED, Published.UNROUTABLE, Published.REFUSED})
-        return self._successor(settled), frozenset({Published.CONFIRMED})
+            return list(settled.outcome.followups.messages), frozenset({Published.CONFIRMED})
+        return [self._successor(settled)], frozenset({Published.CONFIRMED})
 
     def _successor(self, settled: Settled) -> Outgoing:
         """The retry or the dead letter of a delivery."""
@@ -147,6 +223,13 @@ class Forwarder:
         # A directed task comes back to its own host's queue, but dies where its consumer's dead letters lie.
         exchange, key = (topology.DEAD, self._work_queue) if is_dead else (topology.RETRY, delivery.subscription.queue)
         return Outgoing(exchange, key, delivery.body, properties)
+
+
+def was_returned(delivery: Delivery) -> bool:
+    """True when the broker has counted a return of this message already."""
+    headers: Mapping[str, Any] = delivery.properties.headers or {}
+    count = headers.get(DELIVERY_COUNT, 0)
+    return isinstance(count, int) and count > 0
 
 
 def answer_of(settled: Settled) -> Outgoing:

@@ -7,8 +7,9 @@ used. A quota that was never metered is settled at its declared cost.
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from qctl.errors import LedgerError
 from qctl.quota import Grant, Leases
 from qctl.units import MAX_UNITS, NS_PER_S
 from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
+from qctl.worker.upstream import Seen
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,9 @@ class Meter:
     when in between the call was made.
     """
 
-    def __init__(self, leases: Leases, grant: Grant, rates: Tariff) -> None:
+    def __init__(self, leases: Leases, grant: Grant, rates: Tariff, deadline_s: float = math.inf) -> None:
+        """deadline_s: of the monotonic clock, when the task is over time."""
+        self.deadline_s = deadline_s
         self._lock = threading.Lock()
         self._leases = leases
         self._grant = grant
@@ -84,13 +88,25 @@ class Meter:
         self._closed = False
         self.calls_made = False
         self.limited: RateLimited | None = None
+        #: what the last call met; None when there was none, or no answer
+        self.seen: Seen | None = None
+        #: ends the calls that are under way
+        self.cut: Callable[[], None] | None = None
 
     def stop(self) -> None:
-        """The task is over time: from now on every call raises TimedOut."""
+        """The task is over time: calls under way are cut off, and from now on every call raises TimedOut."""
         self._overdue = True
+        if self.cut is not None:
+            self.cut()
+
+    def check(self) -> None:
+        """Raise TimedOut when the task may make no more calls."""
+        if self._overdue or self._closed:
+            raise TimedOut(f"the task is {'over' if self._closed else 'over its timeout'}; no more calls")
 
     def begin(self, url: str) -> Call | None:
         """Reserve a unit for a call of `url`, None when the call costs nothing. Raises Unpaid, TimedOut."""
+        self.check()
         quota = self._tariff.quota_of(url)
         if quota is None:
             return None
@@ -149,8 +165,7 @@ class Meter:
 
     def _reserve(self, quota: str, units: int) -> None:
         """Make sure that the grant covers `units` more than what is promised already."""
-        if self._overdue or self._closed:
-            raise TimedOut(f"the task is {'over' if self._closed else 'over its timeout'}; no more calls")
+        self.check()
         promised = self._in_flight.get(quota, 0) + self._spent.get(quota, 0)
         short_units = promised + units - self._grant.reserved(quota)
         if short_units > 0 and not self._leases.more(self._grant, quota, short_units):

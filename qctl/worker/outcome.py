@@ -11,9 +11,12 @@ from qctl.broker import message as wire
 from qctl.broker.message import DeadReason, Malformed, Message
 from qctl.inventory.model import RetryPolicy
 from qctl.worker.exceptions import RateLimited, Reject, Retry, TimedOut, Unpaid
+from qctl.worker.outbox import NONE, Followups
 
 #: A task that was deferred this often is given up on.
 MAX_DEFERRALS = 20
+#: A task that ended the process it ran in alone this often is given up on.
+MAX_CRASHES = 3
 
 
 class Ending(Enum):
@@ -27,13 +30,17 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An ending with what the republished message says. `delay_s` is a rung of the ladder, for LATER alone."""
+    """An ending with what the republished message says. `delay_s` is a rung of the ladder, for LATER alone.
+
+    followups: what the task enqueued, for ACK alone; confirmed before the acknowledgement.
+    """
 
     ending: Ending
     error: str = ""
     delay_s: float = 0.0
     reason: DeadReason | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
+    followups: Followups = NONE
 
 
 ACK = Outcome(Ending.ACK)
@@ -106,3 +113,23 @@ def decide(
     return Outcome(
         Ending.LATER, text, rung(wanted_s, ladder_s), headers={wire.ATTEMPT: message.attempt + 1, wire.ERROR: text}
     )
+
+
+def spared(error: str, pause_s: float, ladder_s: Sequence[float]) -> Outcome:
+    """The upstream is in trouble, not the task: later, unharmed, and nothing is counted, however long it lasts."""
+    return Outcome(Ending.LATER, error, rung(pause_s, ladder_s), headers={wire.ERROR: error})
+
+
+def crashed(how: str, headers: Mapping[str, Any], retry: RetryPolicy, ladder_s: Sequence[float]) -> Outcome:
+    """The task ended the process in which it ran alone; it runs again, alone, or is dead. how: it ended, in words.
+
+    headers: the task's. Uses no attempt: nobody knows how the task itself would have ended.
+    """
+    before = headers.get(wire.CRASHES)
+    crashes = 1 + (before if isinstance(before, int) else 0)
+    error = wire.short(f"{how}, {crashes} of {MAX_CRASHES} times")
+    if crashes >= MAX_CRASHES:
+        outcome = dead(DeadReason.POISON, error)
+        return Outcome(Ending.DEAD, error, 0.0, outcome.reason, {**outcome.headers, wire.CRASHES: crashes})
+    delay_s = rung(retry.delay_s(crashes), ladder_s)
+    return Outcome(Ending.LATER, error, delay_s, headers={wire.CRASHES: crashes, wire.ERROR: error})

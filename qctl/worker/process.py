@@ -1,8 +1,8 @@
 """The life of one worker process: two connections, the host's consumers, and an orderly end.
 
-Started by the supervisor as `python -m qctl.worker.process REPORT_FD`, with the plan and then orders on stdin. The
-main thread runs the loop that alone touches the broker; handlers run in threads of their own. When stdin closes the
-supervisor is gone, and so is this process.
+Started by the supervisor as `python -m qctl.worker.process REPORT_FD PARENT`, with the plan and then orders on stdin.
+The main thread runs the loop that alone touches the broker; handlers run in threads of their own. When stdin closes
+the supervisor is gone, and so is this process.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ import time
 from typing import Any
 
 from qctl.broker import topology
+from qctl.broker.connect import stay_connected
 from qctl.broker.login import login_for
 from qctl.broker.publisher import Publisher
-from qctl.broker.session import Connection, connect, stay_connected
+from qctl.broker.refusals import RECORD, dial
+from qctl.broker.session import ChannelLost, Connection
 from qctl.errors import Exit, QctlError
 from qctl.quota import Leases, Standing
 from qctl.worker import handlers, logs
 from qctl.worker import plan as plans
 from qctl.worker.consumer import LiveConsumer
 from qctl.worker.execute import CoroutineLoop, Executor, Rules
+from qctl.worker.identity import Identity
 from qctl.worker.plan import Plan
+from qctl.worker.ward import Bed, Ward
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +51,8 @@ class WorkerProcess:
         self.origin = f"{plan.host.name}/{index}"
         self._loop = asyncio.get_running_loop()
         self._publisher: Publisher | None = None
+        self._publishing = asyncio.Event()
+        self._username = ""
         self._flush_asked = False
         self._go = asyncio.Event()
         self._draining = asyncio.Event()
@@ -61,8 +67,9 @@ class WorkerProcess:
             hold_after_s=plan.settings.hold_after_s,
             on_standing=lambda name, standing: self._call_soon(self._apply_standing, name, standing),
         )
-        if self._leases.fresh:
-            log.info("new ledger, assuming nothing was spent ledger=%s", self._leases.ledger_id)
+        self._identity = Identity(plan.host.name, index, self._leases)
+        self._identity.count_former(plan.former)
+        self._ward = Ward(plan, self.origin)
         coroutines: CoroutineLoop | None = None
         for name, handler in loaded.items():
             if handler.run_async is not None and coroutines is None:
@@ -89,13 +96,15 @@ class WorkerProcess:
                 ),
             ),
             persistent=consumer.persistent,
+            ladder_s=plan.ladder_s,
             concurrency=consumer.concurrency,
             flush_soon=self._flush_soon,
             publisher=lambda: self._publisher,
         )
-        rules = Rules(plan.host.name, consumer, plan.host.quotas, plan.ladder_s, plan.settings.max_body_bytes)
+        rules = Rules.of(plan, consumer)
         priced = self._leases.register(name, consumer.cost, backlog=lambda: live.backlog(consumer.cost))
-        live.executor = Executor(rules, handler, self._leases, priced, live.on_settled, live.may_start)
+        bed = Bed(self._ward, rules, live.on_settled, live.may_start)
+        live.executor = Executor(rules, handler, self._leases, priced, live.on_settled, live.may_start, bed)
         live.executor.start(coroutines.loop if coroutines else None)
         self._apply(live, self._leases.standing(name))
         return live
@@ -133,15 +142,43 @@ class WorkerProcess:
             live.flush()
 
     async def _dial(self, purpose: str) -> Connection:
-        login = login_for(self.plan.broker, self.plan.inventory_path, prefer_environment=False)
-        properties = {"qctl_host": self.plan.host.name, "qctl_index": str(self.index)}
-        return await connect(login, name=f"qctl {self.origin} {purpose}", properties=properties)
+        plan = self.plan
+        connection = await dial(
+            lambda: login_for(plan.inventory.broker, plan.inventory.path, prefer_environment=False),
+            plan.state_directory / plan.host.name / RECORD,
+            name=f"qctl {self.origin} {purpose}",
+            properties={"qctl_host": plan.host.name, "qctl_index": str(self.index)},
+        )
+        if purpose == "publish":
+            self._username = connection.username
+        return connection
 
     async def _consume(self, connection: Connection) -> None:
+        try:
+            await self._introduce(connection)
+        except QctlError as error:
+            self._say_down(error.message)
+            raise
         await asyncio.gather(*(live.serve(connection) for live in self._consumers.values()))
+
+    async def _introduce(self, connection: Connection) -> None:
+        """Nothing is consumed before it is known what holds; the hello goes out on the other connection."""
+        publishing: asyncio.Future[Any] = asyncio.ensure_future(self._publishing.wait())
+        await asyncio.wait([publishing, connection.closed], return_when=asyncio.FIRST_COMPLETED)
+        publishing.cancel()
+        if not connection.is_open:
+            raise connection.closed.result()
+        if self._publisher is None:
+            raise ChannelLost(0, "the connection to publish on was lost again")
+        await self._identity.introduce(connection, self._publisher, self._username, self._say_down)
+
+    def _say_down(self, why: str) -> None:
+        for live in self._consumers.values():
+            live.say_down(why)
 
     async def _publish(self, connection: Connection) -> None:
         self._publisher = await Publisher.open(connection)
+        self._publishing.set()
         # A channel can be lost alone: an exchange deleted, a permission taken, a message too large.
         await asyncio.wait([connection.closed, self._publisher.channel.closed], return_when=asyncio.FIRST_COMPLETED)
         if self._publisher.channel.closed.done():
@@ -149,6 +186,7 @@ class WorkerProcess:
 
     def _lost_publisher(self, _why: str) -> None:
         self._publisher = None
+        self._publishing.clear()
 
     def go(self) -> None:
         """Connect and consume; the supervisor says so once the host's name is ours on the broker."""
@@ -174,6 +212,7 @@ class WorkerProcess:
             link.cancel()
         if links:
             await asyncio.wait(links, timeout=CLOSING_S)
+        self._ward.close()
         self._leases.close()
         return 0 if finished else 1
 
@@ -209,10 +248,8 @@ class WorkerProcess:
             await asyncio.sleep(TICK_S)
             for live in self._consumers.values():
                 live.tick()
-                if live.lost_half and not self._draining.is_set():
-                    log.error(
-                        "%s: half of its slots run tasks that are over time; replacing this process", live.address
-                    )
+                if (why := live.stuck) and not self._draining.is_set():
+                    log.error("%s: %s; replacing this process", live.address, why)
                     self.drain()  # the supervisor starts it anew
 
 
@@ -239,10 +276,14 @@ async def _main(plan: Plan, index: int, report: Any) -> int:
 def main() -> None:
     """The process: read the plan, work, end. Never returns."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Ctrl-C reaches the whole group; the supervisor decides. Until the loop runs, so does it about SIGTERM.
+    if os.getppid() != int(sys.argv[2]):
+        os._exit(int(Exit.FAILED))  # the supervisor was gone before we asked to go with it
+    # Ctrl-C and a terminal that closes reach the whole group; the supervisor decides. Until the loop runs, so does it
+    # about SIGTERM.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    signal.signal(signal.SIGHUP, lambda *_: None)  # not ignored: what a handler starts should not inherit that
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
 
         def report(**event: Any) -> None:

@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from qctl.broker.message import Malformed, Message, decode_json
 from qctl.worker.meter import Meter
+from qctl.worker.outbox import NONE, Followups, Outbox
 
 if TYPE_CHECKING:
     from qctl.worker.http import MeteredSession
+
+#: Few tasks enqueue others: a lock for each would cost all of them.
+_opening = threading.Lock()
 
 
 class Task:
     """One task, as its handler sees it."""
 
-    __slots__ = ("_http", "_message", "_meter", "_overdue", "_parsed", "_start_meter", "consumer", "host")
+    __slots__ = (
+        "_http",
+        "_make_outbox",
+        "_message",
+        "_meter",
+        "_outbox",
+        "_over",
+        "_overdue",
+        "_parsed",
+        "_start_meter",
+        "consumer",
+        "host",
+    )
 
-    def __init__(self, message: Message, *, host: str, consumer: str, start_meter: Callable[[], Meter]) -> None:
+    def __init__(
+        self,
+        message: Message,
+        *,
+        host: str,
+        consumer: str,
+        start_meter: Callable[[], Meter],
+        make_outbox: Callable[[], Outbox],
+    ) -> None:
         self._message = message
+        self._make_outbox = make_outbox
+        self._outbox: Outbox | None = None
+        self._over = ""
         self._start_meter = start_meter
         self._meter: Meter | None = None
         self._overdue = False
@@ -78,6 +106,7 @@ class Task:
     def stop(self) -> None:
         """The task is over time: its calls raise TimedOut from now on, also those of a meter not started yet."""
         self._overdue = True
+        self._close("over its timeout")
         if self._meter is not None:
             self._meter.stop()
 
@@ -106,3 +135,42 @@ class Task:
         units or quotas that cannot be.
         """
         self.meter.spend(units, quota)
+
+    def enqueue(
+        self,
+        consumer: str,
+        payload: Any,
+        *,
+        type: str | None = None,  # noqa: A002  (the property's name in AMQP)
+        id: str | None = None,  # noqa: A002
+        cost: Mapping[str, int] | None = None,
+        delay: float | str | None = None,
+        host: str | None = None,
+    ) -> str:
+        """Enqueue another task, for when this one has returned; returns its id. Never waits, also not in `async def`.
+
+        It is sent when the handler has returned, and confirmed by the broker before this task is acknowledged; a run
+        that raises sends nothing. payload: plain values, which become JSON. cost: units by quota, where the task
+        needs more than declared. delay: seconds, or a duration such as "30s"; rounded up to a rung of the ladder.
+        host: the only one that may run it, for consumers with `directed: true`.
+
+        Raises UnknownName and UsageError for what cannot be enqueued, TimedOut when this task is over or over time.
+        """
+        options = {"type": type, "id": id, "cost": cost, "delay": delay, "host": host}
+        return self._open_outbox().add(consumer, payload, options)
+
+    def _open_outbox(self) -> Outbox:
+        with _opening:
+            if self._outbox is None:
+                self._outbox = self._make_outbox()
+                if self._over:
+                    self._outbox.close(self._over)
+            return self._outbox
+
+    def followups(self) -> Followups:
+        """What the task enqueued; from now on it enqueues nothing. For the executor."""
+        return self._close("over")
+
+    def _close(self, over: str) -> Followups:
+        self._over = self._over or over
+        return NONE if self._outbox is None else self._outbox.close(over)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +21,7 @@ from typing import Any
 import pytest
 
 from qctl.broker.session import HEARTBEAT_S
-from qctl.worker import hostlock
+from qctl.worker import claim
 from tests.brokers import Vhost
 from tests.fleet import STOP_TIMEOUT_S, Fleet, Worker, wait_until
 from tests.integration.worker_harness import (
@@ -26,10 +31,12 @@ from tests.integration.worker_harness import (
     await_consuming,
     await_history,
     children,
+    close_connections,
     group_members,
     start_consuming,
     wire,
 )
+from tests.wire import connected
 
 HANDLERS = """
     import os, pathlib, subprocess
@@ -254,6 +261,17 @@ def test_given_the_supervisor_killed_then_its_processes_end_too(site: Site) -> N
     wait_until("all of it is back", lambda: site.wire.depth("waits") == 2 * CONCURRENCY, timeout_s=10)
 
 
+def test_given_a_supervisor_gone_before_its_process_looks_then_the_process_ends_at_once() -> None:
+    # The plan, which never comes, is not waited for
+    orphan = [sys.executable, "-m", "qctl.worker.process", "2", str(os.getpid() + 1)]
+
+    with subprocess.Popen(orphan, stdin=subprocess.PIPE) as process:
+        try:
+            assert process.wait(ENOUGH) == 1
+        finally:
+            process.kill()
+
+
 def test_given_a_process_that_ends_by_itself_again_and_again_then_it_is_not_started_in_a_hot_loop(site: Site) -> None:
     worker = site.start()
 
@@ -287,25 +305,78 @@ def test_given_a_host_that_runs_then_a_second_start_is_refused_and_names_the_hol
     assert site.start().stop() == 0
 
 
-def test_given_a_host_that_runs_elsewhere_then_a_second_start_is_refused_by_the_broker(
+def test_given_a_host_that_runs_elsewhere_then_a_second_start_is_refused_at_once_and_names_the_holder(
     site: Site, tmp_path: Path
 ) -> None:
-    # A half-open connection may hold the name for two heartbeats; here the second start waits for two seconds only.
-    assert hostlock.PATIENCE_S >= 2 * HEARTBEAT_S
     first = site.start()
-    impatient = "import sys, qctl.worker.hostlock as lock; lock.PATIENCE_S = 2.0; from qctl.cli.main import main; "
-    site.fleet.command[1:3] = ["-c", impatient + "sys.exit(main())"]
 
+    # When another machine, with a state of its own, starts as the same host
     second = Worker(site.fleet, "web-1", ["--state-dir", str(tmp_path / "elsewhere")])
     site.fleet.workers.append(second)
 
-    assert second.process.wait(30) == 5
-    waiting = "host web-1 is taken on the broker; waiting for a dead connection to be noticed"
-    assert waiting in second.log()
-    assert "qctl: error: host web-1 is already run from another connection" in second.log()
+    # Then it is refused by the word of the first, long before a dead connection would be given up
+    assert second.process.wait(10) == 5
+    said = [line for line in second.log().splitlines() if line.startswith("qctl: error:")]
+    holder = f"machine {socket.gethostname()}, process {first.process.pid}, since 20"
+    assert said[0].startswith(f"qctl: error: host web-1 is already run by {holder}")
     assert_no_traceback(second.log())
-    # and meanwhile it ran nothing
-    assert "consuming" not in second.log().split(waiting)[1]
+    # and it ran nothing
     site.wire.task("quick", {})
     assert json.loads(await_history(site.fleet, "quick", 1)[0]) in first.pids()
     assert first.stop() == 0
+
+
+def test_given_a_host_name_held_by_who_does_not_answer_then_a_start_is_refused_after_its_patience(site: Site) -> None:
+    # A dead connection may hold the name until the broker has noticed; here the start waits for two seconds only.
+    assert claim.PATIENCE_S >= 2 * HEARTBEAT_S
+    site.wire.channel.queue_declare("qctl.host.web-1", exclusive=True)
+    impatient = "import sys, qctl.worker.supervisor as one; one.PATIENCE_S = 2.0; from qctl.cli.main import main; "
+    site.fleet.command[1:3] = ["-c", impatient + "sys.exit(main())"]
+
+    worker = site.fleet.start("web-1", ready=False)
+
+    assert worker.process.wait(30) == 5
+    assert "host web-1 is taken on the broker; waiting for a dead connection to be noticed" in worker.log()
+    assert "qctl: error: host web-1 is already run from another connection" in worker.log()
+    assert "consuming" not in worker.log()
+    assert_no_traceback(worker.log())
+
+
+def test_given_a_host_name_that_another_machine_took_meanwhile_then_the_first_one_drains_and_ends_refused(
+    site: Site,
+) -> None:
+    # Given a supervisor that was stopped until the broker gave its name to another machine
+    first = site.start()
+    supervisor = "qctl web-1 supervisor"
+    first.process.send_signal(signal.SIGSTOP)
+    wait_until("the broker lets go of it", lambda: close_connections(site.fleet.vhost, supervisor))
+    with held_elsewhere(site.fleet.vhost, "web-1"):
+        # When it goes on
+        first.process.send_signal(signal.SIGCONT)
+
+        # Then it ends, and says who has the name
+        assert first.process.wait(30) == 5
+    assert "host web-1 is already run by machine elsewhere, process 17, since then; draining" in first.log()
+    assert "drained in" in first.log()
+    assert_no_traceback(first.log())
+
+
+@contextmanager
+def held_elsewhere(vhost: Vhost, host: str) -> Iterator[None]:
+    """Another machine that runs as this host, inside the block."""
+    taken, release = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        async with connected(vhost) as connection:
+            await claim.claim(connection, host, claim.Holder("elsewhere", 17, "then", "x"), patience_s=ENOUGH)
+            taken.set()
+            await asyncio.to_thread(release.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(hold()))
+    thread.start()
+    try:
+        assert taken.wait(ENOUGH)
+        yield
+    finally:
+        release.set()
+        thread.join()

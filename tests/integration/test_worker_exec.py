@@ -49,7 +49,8 @@ if "hang" in order:
     note("hanging", [os.getpid(), child.pid])
     time.sleep(600)
 if "leave" in order:
-    child = subprocess.Popen(["sleep", "600"])
+    endless = "while :; do echo still here; echo and here >&2; done"
+    child = subprocess.Popen(["sh", "-c", endless] if order["leave"] == "talking" else ["sleep", "600"])
     note("left", child.pid)
 if "say" in order:
     sys.stderr.write(order["say"])
@@ -178,10 +179,14 @@ def test_given_a_program_over_its_time_then_its_whole_process_group_is_gone(site
     wait_until("both are gone", lambda: not alive(program) and not alive(child), timeout_s=5)
 
 
-def test_given_a_program_that_leaves_a_child_behind_then_that_neither_delays_nor_outlives_the_task(site: Site) -> None:
-    site.wire.task("job", {"leave": True, "id": "leaving"})
+@pytest.mark.parametrize("kind", ["silent", "talking"])
+def test_given_a_program_that_leaves_a_child_behind_then_that_neither_delays_nor_outlives_the_task(
+    site: Site, kind: str
+) -> None:
+    before = len(records_of(site, "left"))
+    site.wire.task("job", {"leave": kind, "id": "leaving"})
 
-    (child,) = wait_until("the child", lambda: records_of(site, "left"))
+    child = wait_until("the child", lambda: records_of(site, "left")[before:])[0]
     wait_until("the child is gone", lambda: not alive(child), timeout_s=10)
     assert site.wire.look("job.dead") is None
 

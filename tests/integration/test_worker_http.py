@@ -6,12 +6,11 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.brokers import Broker, Vhost, fresh_vhost
+from tests.brokers import Broker, fresh_vhost
 from tests.fleet import Fleet, Worker, wait_until
 from tests.integration.worker_harness import Letter, Wire, assert_no_traceback, await_consuming, spent, wire
 from tests.upstream import Call, Upstream
@@ -198,7 +197,6 @@ def test_given_what_may_pass_then_the_task_is_tried_as_often_as_it_may(site: Sit
     ("path", "error"),
     [
         ("status/400", "the upstream answered 400 Bad Request, which no retry will change"),
-        ("status/403", "the upstream answered 403 Forbidden, which no retry will change"),
         ("status/404", "the upstream answered 404 Not Found"),
         ("status/422", "the upstream answered 422"),
         ("redirect", "the upstream answered 302 Found, a redirect, which is not followed"),
@@ -322,24 +320,6 @@ def test_given_an_allowed_header_with_an_impossible_value_then_the_task_is_dead(
 def test_given_all_that_then_the_secret_is_nowhere_in_the_log(site: Site) -> None:
     assert SECRET not in site.worker.log()
     assert_no_traceback(site.worker.log())
-
-
-def test_given_a_server_that_refuses_connections_then_the_task_is_retried_and_nothing_is_spent(
-    local_vhost: Vhost, tmp_path: Path
-) -> None:
-    # Given an address where nobody listens any more
-    with Upstream() as gone:
-        consumers = {"api": consumer(gone, "api")}
-    inventory = {"quotas": {"api": "1000/h"}, "consumers": consumers, "hosts": {"web-1": None}}
-    with Fleet(local_vhost, tmp_path, **inventory) as fleet, wire(local_vhost) as connected:
-        worker = fleet.start("web-1")
-        await_consuming(worker, "api")
-        connected.task("api", {"path": "users"})
-
-        dead = connected.take("api.dead")
-        assert_dead(dead, "attempts", "Connection refused")
-        assert worker.stop() == 0
-        assert spent(fleet, "web-1") == {"api": 0}
 
 
 def assert_dead(letter: Letter, reason: str, error: str) -> None:

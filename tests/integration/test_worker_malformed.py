@@ -24,7 +24,14 @@ from tests.integration.worker_harness import (
 )
 
 HANDLERS = """
+    from qctl import Retry
+
     def calls(task):
+        if task.body == b"again":
+            ours = ("qctl-", "x-")
+            note("headers", sorted((k, v) for k, v in task.headers.items() if not k.startswith(ours)))
+            if task.attempt == 1:
+                raise Retry("1s")
         note("calls", task.id)
 """
 LIMIT = 50
@@ -131,6 +138,33 @@ UNREADABLE = {
 }
 
 
+def cost(value: bytes) -> pika.BasicProperties:
+    return entry(b"qctl-cost", b"F" + struct.pack(">I", 4 + len(value)) + b"\x03api" + value)
+
+
+FRACTIONS = {"fraction": 1.5, "negative fraction": -0.5, "whole": 1.0, "huge": 1e300}
+
+
+@pytest.mark.parametrize("units", FRACTIONS.values(), ids=FRACTIONS.keys())
+def test_given_a_cost_that_is_a_floating_point_number_then_it_is_dead_and_says_what_was_found(
+    site: Site, units: float
+) -> None:
+    site.wire.send("calls", b"{}", properties=cost(double(units)))
+
+    dead = site.wire.take("calls.dead")
+    assert dead.headers["qctl-reason"] == "cost"
+    assert dead.headers["qctl-error"].endswith(f"units of api must be a whole number from 0 to 10^12, found {units}")
+    assert_unharmed(site, "floating")
+
+
+def test_given_headers_of_every_kind_then_a_retry_brings_them_back_as_they_were(site: Site) -> None:
+    site.wire.send("calls", b"again", properties=RawHeaders(*KINDS))
+
+    first, second = await_history(site.fleet, "headers", 2)
+    assert first == second
+    assert second == "[('half', 0.25), ('price', Decimal('1.99')), ('ratio', 0.5), ('small', -1)]"
+
+
 @pytest.mark.parametrize("properties", UNREADABLE.values(), ids=UNREADABLE.keys())
 def test_given_headers_that_cannot_be_read_then_the_task_is_dead_and_the_connection_stays(
     site: Site, properties: pika.BasicProperties
@@ -145,6 +179,12 @@ def test_given_headers_that_cannot_be_read_then_the_task_is_dead_and_the_connect
     assert_unharmed(site, "unreadable")
 
 
+KINDS = (
+    (b"ratio", double(0.5)),
+    (b"half", b"f" + struct.pack(">f", 0.25)),
+    (b"small", b"b\xff"),
+    (b"price", b"D" + struct.pack(">Bi", 2, 199)),
+)
 HARMLESS = {
     "float": entry(b"ratio", double(0.5)),
     "name that is not UTF-8": entry(b"\xff\xfe", b"t\x01"),

@@ -16,8 +16,9 @@ import pika
 import pytest
 
 from tests.brokers import Broker, Vhost, fresh_vhost
+from tests.faults.proxy import Proxy, Way
 from tests.fleet import Fleet, Worker, wait_until
-from tests.integration.worker_harness import Forwarder, Wire, await_consuming, records, wire
+from tests.integration.worker_harness import Wire, await_consuming, records, wire
 
 HANDLERS = """
     import json, pathlib
@@ -251,7 +252,7 @@ def test_race_of_a_retry_published_and_a_broker_gone_before_the_ack_loses_nothin
     # Given a worker whose way to the broker can be made deaf, and tasks that run
     consumers = inventory("waits", attempts=3, delays=["1s"])
     names = {f"task-{number}" for number in range(8)}
-    with Forwarder(broker.amqp_port) as way:
+    with Proxy(broker.amqp_port) as way:
         way.listen()
         with Fleet(vhost, tmp_path, write_handlers(tmp_path), consumers=consumers, hosts={"web-1": None}) as fleet:
             path = tmp_path / "inventory.yaml"
@@ -266,7 +267,7 @@ def test_race_of_a_retry_published_and_a_broker_gone_before_the_ack_loses_nothin
                 wait_until("first runs", lambda: len(records(fleet, "runs")) == len(names))
 
                 # When their retries have arrived, no confirm comes back, and so nothing was acknowledged
-                way.deafen()
+                way.hold(Way.DOWN)
                 (tmp_path / "gate").touch()
                 wait_until("their retries", lambda: connected.depth("qctl.retry.1s") == len(names), timeout_s=5)
             # and the broker goes away and comes back
@@ -274,7 +275,7 @@ def test_race_of_a_retry_published_and_a_broker_gone_before_the_ack_loses_nothin
                 broker.stop_app()
             finally:
                 broker.start_app()
-            way.undeafen()
+            way.release(Way.DOWN)
 
             # Then each task is done, by its retry or by the original that was delivered again
             wait_until("every task done", lambda: set(fleet.history("done")) == names, timeout_s=60)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import secrets
+import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.brokers import Vhost
+from tests.faults.proxy import Proxy
 from tests.fleet import Fleet, wait_until
-from tests.integration.worker_harness import Forwarder, assert_no_traceback, await_consuming, await_history, wire
+from tests.integration.worker_harness import assert_no_traceback, await_consuming, await_history, wire
 
 HANDLERS = """
     def calls(task):
@@ -67,7 +72,7 @@ def error(ended: subprocess.CompletedProcess[str]) -> str:
 @pytest.fixture
 def nowhere() -> Iterator[str]:
     """The address of a broker that is not there, while nobody else can take its port."""
-    with Forwarder(1) as way:
+    with Proxy(1) as way:
         yield f"amqp://127.0.0.1:{way.port}/"
 
 
@@ -143,13 +148,121 @@ def test_given_a_wrong_inventory_then_every_mistake_is_named_with_its_place(loca
     assert len(places) == 2
 
 
-def test_given_a_state_directory_that_cannot_be_made_then_it_says_so(local_vhost: Vhost, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with Fleet(local_vhost, tmp_path, HANDLERS, **inventory()) as fleet:
-        ended = refused(fleet, "--state-dir", str(tmp_path / "file" / "state"))
+def not_a_directory(state: Path) -> None:
+    state.write_text("")
 
+
+def not_ours(state: Path) -> None:
+    (state / "web-1").mkdir(parents=True)
+    os.chown(state / "web-1", 12_345, -1)
+
+
+def open_to_all(state: Path) -> None:
+    (state / "web-1").mkdir(parents=True)
+    (state / "web-1").chmod(0o777)
+
+
+def on_a_network(state: Path) -> None:
+    state.mkdir()
+    (state.parent / "mounts").write_text(f"36 35 0:30 / {state} rw - nfs4 server:/export rw\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (not_a_directory, "is not a directory"),
+        (not_ours, "belongs to another user (uid 12345)"),
+        (open_to_all, "can be written by others (mode 0777)"),
+        (on_a_network, "is on a network file system (nfs4)"),
+    ],
+)
+def test_given_a_state_directory_that_cannot_keep_a_ledger_then_the_worker_does_not_start_and_says_which_and_why(
+    local_vhost: Vhost, tmp_path: Path, nowhere: str, make: Callable[[Path], None], words: str
+) -> None:
+    # Given such a directory, and a broker that is not there: it is said before anything else is tried
+    state = tmp_path / "elsewhere"
+    make(state)
+    with Fleet(local_vhost, tmp_path, HANDLERS, **inventory()) as fleet:
+        rewrite(fleet, amqp=nowhere)
+        if make is on_a_network:
+            mounts = f"d._MOUNTS = pathlib.Path({str(tmp_path / 'mounts')!r})"
+            mounted = f"import sys, pathlib, qctl.quota.directory as d; {mounts}"
+            fleet.command[1:3] = ["-c", mounted + "; from qctl.cli.main import main; sys.exit(main())"]
+
+        ended = refused(fleet, "--state-dir", str(state))
+
+    # Then
     assert ended.returncode == 2
-    assert f"the state directory {tmp_path}/file/state/web-1 cannot be used" in error(ended)
+    assert f"the state directory {state}/web-1" in error(ended)
+    assert words in error(ended)
+    assert "--state-dir" in error(ended) or "chmod go-w" in error(ended)
+    assert "started" not in ended.stderr
+
+
+# Processes
+
+
+def test_given_a_handler_whose_import_hangs_then_the_process_is_killed_and_started_anew(
+    local_vhost: Vhost, tmp_path: Path
+) -> None:
+    # Given a module that hangs when it is imported for the first time
+    (tmp_path / "hangs.py").write_text(
+        "import pathlib, time\n"
+        f"first = pathlib.Path({str(tmp_path / 'first')!r})\n"
+        "if not first.exists():\n    first.touch()\n    time.sleep(600)\n"
+        "from handlers import calls\n"
+    )
+    with Fleet(local_vhost, tmp_path, HANDLERS, **inventory({"python": "hangs:calls"})) as fleet:
+        impatient = "import sys, qctl.worker.child as c, qctl.worker.supervisor as s; c.READY_S = s.READY_S = 1.0; "
+        fleet.command[1:3] = ["-c", impatient + "from qctl.cli.main import main; sys.exit(main())"]
+
+        worker = fleet.start("web-1", ready=False)
+
+        # Then it is not waited for, and the next one works
+        worker.await_log("was not ready within 1 s; killing it")
+        await_consuming(worker, "calls")
+        assert worker.stop() == 0
+
+
+LOCKS = """
+    import pathlib, sqlite3
+
+    def locks(task):
+        if not pathlib.Path(BASE + "/once").exists():
+            pathlib.Path(BASE + "/once").touch()
+            connection = sqlite3.connect(BASE + "/state/web-1/ledger.sqlite", isolation_level=None)
+            connection.execute("BEGIN IMMEDIATE")
+            note("locked", os.getpid())
+            time.sleep(600)
+        note("ran", os.getpid())
+"""
+
+
+def test_given_a_process_that_keeps_the_ledger_locked_then_it_is_killed_if_it_is_ours_and_else_named(
+    local_vhost: Vhost, tmp_path: Path
+) -> None:
+    # Given a worker process that keeps the ledger locked, and a stranger who reads it all the time
+    source = f"    BASE = {str(tmp_path)!r}\n" + LOCKS
+    document = inventory({"python": "handlers:locks"}, quotas={"api": "10/s"})
+    document["consumers"]["calls"]["quota"] = {"api": 1}
+    with Fleet(local_vhost, tmp_path, source, **document) as fleet, wire(local_vhost) as connected:
+        worker = fleet.start("web-1", "--processes", "2", ready=False)
+        await_consuming(worker, "calls", processes=2)
+        connected.task("calls", {}, message_id="one")
+        pid = int(await_history(fleet, "locked", 1)[0])
+        stranger = sqlite3.connect(fleet.state / "web-1" / "ledger.sqlite", isolation_level=None)
+        try:
+            stranger.execute("BEGIN")
+            stranger.execute("SELECT count(*) FROM meta").fetchone()
+
+            # Then ours is ended, the stranger is only named, and the task is done by another process
+            worker.await_log(f"process pid={pid} held the ledger's lock for too long; killing it")
+            worker.await_log(f"the ledger is locked by process {os.getpid()}, which is not of this worker")
+        finally:
+            stranger.close()
+        assert int(await_history(fleet, "ran", 1)[0]) != pid
+        assert worker.stop() == 0
+        assert_no_traceback(worker.log())
 
 
 # The broker
@@ -184,7 +297,7 @@ def test_given_a_broker_that_is_not_there_yet_then_the_worker_waits_and_works_wh
 ) -> None:
     # Given a way to the broker that does not lead anywhere yet
     port = local_vhost.broker.amqp_port
-    with Forwarder(port) as way, Fleet(local_vhost, tmp_path, HANDLERS, **inventory()) as fleet:
+    with Proxy(port) as way, Fleet(local_vhost, tmp_path, HANDLERS, **inventory()) as fleet:
         rewrite(fleet, amqp=local_vhost.amqp_url.replace(f":{port}/", f":{way.port}/"))
         worker = fleet.start("web-1", ready=False)
         wait_until("three tries", lambda: worker.log().count(f"127.0.0.1:{way.port}/") >= 3)
@@ -214,6 +327,34 @@ def test_given_a_broker_that_is_not_there_then_a_signal_ends_the_waiting(
 
         assert worker.stop() == 0
         assert_no_traceback(worker.log())
+
+
+def test_given_the_rights_that_the_docs_name_then_a_worker_runs(local_vhost: Vhost, tmp_path: Path) -> None:
+    # Given a user with exactly the rights of docs/install.md, for the queue of this consumer
+    text = (Path(__file__).parents[2] / "docs" / "install.md").read_text(encoding="utf-8")
+    patterns = re.findall(r"(?m)^(configure|write|read) +(\^.*)$", text)
+    rights = {right: pattern.replace("(timeline|mail)", "calls") for right, pattern in patterns}
+    assert len(rights) == 3
+    name, api = f"worker-{secrets.token_hex(4)}", local_vhost.broker.api
+    api("PUT", f"/users/{name}", {"password": "limited", "tags": ""})
+    try:
+        api("PUT", f"/permissions/{local_vhost.name}/{name}", rights)
+        with Fleet(local_vhost, tmp_path, HANDLERS, **inventory()) as fleet, wire(local_vhost) as connected:
+            rewrite(fleet, username=name, password={"value": "limited"})
+
+            # When a worker runs as that user
+            worker = fleet.start("web-1", ready=False)
+
+            # Then it does its tasks without a complaint, and tells another machine who it is
+            await_consuming(worker, "calls")
+            connected.task("calls", {}, message_id="done")
+            assert await_history(fleet, "calls", 1) == ["done"]
+            ended = refused(fleet, "--state-dir", str(tmp_path / "elsewhere"))
+            assert f"process {worker.process.pid}, since" in error(ended)
+            assert worker.stop() == 0
+            assert "WARNING" not in worker.log()
+    finally:
+        api("DELETE", f"/users/{name}")
 
 
 def test_given_a_queue_with_other_arguments_then_its_consumer_is_down_with_the_difference_and_others_run(

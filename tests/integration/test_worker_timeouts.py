@@ -48,6 +48,10 @@ HANDLERS = """
                 note("refused", type(error).__name__)
         note("over", task.attempt)
 
+    def drips(task):
+        note("drips", task.attempt)
+        task.http.get(URL + "/" + task.payload, stream=task.payload == "streamed/drip").content
+
     def sleeps(task):
         note("sleeps", task.attempt)
         time.sleep(2)
@@ -66,7 +70,7 @@ class Site:
 def site(local_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A worker whose tasks have a second."""
     directory = tmp_path_factory.mktemp("timeouts")
-    names = ("coroutine", "stubborn", "own", "thread", "sleeps")
+    names = ("coroutine", "stubborn", "own", "thread", "drips", "sleeps")
     consumers = {
         name: {
             "handler": {"python": f"handlers:{name}"},
@@ -133,6 +137,17 @@ def test_given_a_thread_over_its_time_then_it_can_neither_call_nor_spend_and_is_
     assert await_history(site.fleet, "thread", 2) == ["1", "2"]
 
 
+@pytest.mark.parametrize("path", ["drip-headers", "drip", "streamed/drip"])
+def test_given_an_answer_that_never_ends_then_the_call_is_cut_off_when_the_time_is_over(site: Site, path: str) -> None:
+    # Given a server that says a byte now and then, so that no read ever takes too long
+    site.wire.task("drips", path, headers={"qctl-attempt": 2})
+
+    dead = site.wire.take("drips.dead", 5)
+
+    assert dead.headers["qctl-reason"] == "attempts"
+    assert "over its timeout" in dead.headers["qctl-error"] or "its timeout of 1 s" in dead.headers["qctl-error"]
+
+
 def test_given_a_thread_that_returns_too_late_then_its_result_does_not_count(site: Site) -> None:
     site.wire.task("sleeps", {}, headers={"qctl-attempt": 2})
 
@@ -143,7 +158,7 @@ def test_given_a_thread_that_returns_too_late_then_its_result_does_not_count(sit
 
 
 def test_given_all_that_then_every_run_counts_at_its_cost_and_the_worker_ends_in_order(site: Site) -> None:
-    runs = sum(len(site.fleet.history(name)) for name in ("coroutine", "stubborn", "thread", "sleeps")) + 1
+    runs = sum(len(site.fleet.history(name)) for name in ("coroutine", "stubborn", "thread", "drips", "sleeps")) + 1
 
     wait_until("nothing runs", lambda: site.wire.depth("qctl.retry.1s") == 0)
     assert site.worker.stop() == 0

@@ -29,6 +29,8 @@ EX_DATAERR, EX_UNAVAILABLE = 65, 69
 MAX_KEPT_BYTES = 8 << 10
 MAX_SPEND_LINE_BYTES = 256
 READ_BYTES = 64 << 10
+#: What a program wrote before it ended is read for at most this long; a child that left its group may write for ever.
+LAST_WORDS_S = 0.5
 
 
 def load(spec: ExecHandler, consumer: str, timeout_s: float, base: Path) -> Handler:
@@ -181,8 +183,10 @@ def _converse(
                 os.set_blocking(fd, False)
                 selector.register(fd, selectors.EVENT_READ)
             feed = _Feeder(process.stdin, task.body, selector)
+            over = False
             while True:
-                ready = {key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))}
+                patience_s = 0.0 if over else max(0.0, deadline - time.monotonic())
+                ready = {key.fd for key, _ in selector.select(patience_s)}
                 if feed.fd in ready:
                     feed.write()
                 for fd in ready & readers.keys():
@@ -190,10 +194,14 @@ def _converse(
                         selector.unregister(fd)
                     readers[fd](chunk)
                     del kept[:-MAX_KEPT_BYTES]
-                if ended in ready and not ready & readers.keys():
-                    spend(b"")  # a child left behind may hold the pipe open
+                if ended in ready:
+                    _kill(process)  # and with it the children that it leaves behind
+                    selector.unregister(ended)
+                    over, deadline = True, time.monotonic() + LAST_WORDS_S
+                elif over and (not ready & readers.keys() or time.monotonic() >= deadline):
+                    spend(b"")
                     return bytes(kept)
-                if time.monotonic() >= deadline:
+                elif not over and time.monotonic() >= deadline:
                     raise TimedOut(f"the program ran longer than {timeout_s:g} s")
         finally:
             os.close(ended)

@@ -77,11 +77,17 @@ def load(spec: PythonHandler, consumer: str, python_path: tuple[Path, ...]) -> H
             hint="Make them all `def` or all `async def`, or split the consumer in two.",
         )
     chosen = functions[""] if spec.function is not None else _by_type(functions)
-    if kinds == {True}:
-        return Handler(run_async=chosen)
+    return Handler(run_async=chosen) if kinds == {True} else _plain(chosen)
 
+
+def of(function: Function) -> Handler:
+    """The handler that a function is."""
+    return Handler(run_async=function) if _is_async(function) else _plain(function)
+
+
+def _plain(function: Function) -> Handler:
     def run(task: Task) -> None:
-        result = chosen(task)
+        result = function(task)
         if inspect.isawaitable(result):
             # Acknowledged, the task would be lost without having run.
             if inspect.iscoroutine(result):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from qctl.units import NS_PER_S
 from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
 from qctl.worker.http import MeteredSession
 from qctl.worker.meter import Meter, block, tariff
+from qctl.worker.upstream import Seen, Sight
+from tests.fleet import wait_until
 from tests.upstream import Upstream
 
 LIMIT = 50
@@ -318,6 +322,128 @@ def test_given_a_task_over_its_timeout_then_it_can_neither_call_nor_spend(host: 
     finish(host, grant, meter, proven=True)
     assert len(upstream.calls()) == before
     assert host.spent()["api"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "stream"), [("/drip-headers", False), ("/drip", False), ("/drip", True), ("/wait/60", False)]
+)
+def test_given_a_call_under_way_when_the_time_is_over_then_it_is_cut_off_and_counts(
+    host: Host, upstream: Upstream, path: str, stream: bool
+) -> None:
+    # Given a call whose answer never comes to its end
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+    before = len(upstream.calls())
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            with MeteredSession(meter).get(upstream.address + path, stream=stream) as answer:
+                answer.content  # noqa: B018
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    wait_until("the call", lambda: len(upstream.calls()) > before)
+
+    # When the task is over time
+    meter.stop()
+
+    # Then its thread is free again, and the call may have been counted
+    thread.join(5)
+    assert not thread.is_alive()
+    assert isinstance(errors[0], TimedOut | requests.RequestException)
+    finish(host, grant, meter)
+    assert host.spent()["api"] == 1
+
+
+def test_given_a_task_that_is_over_time_then_only_its_own_calls_are_cut_off(host: Host, upstream: Upstream) -> None:
+    # Given a connection that another task has taken over
+    first, second = host.admit(api=1), host.admit(api=1)
+    late, next_one = host.meter(first), host.meter(second)
+    MeteredSession(late).get(upstream.address + "/taken/over")
+    answer = MeteredSession(next_one).get(upstream.address + "/size/100", stream=True)
+
+    # When the one that had it before is over time
+    late.stop()
+
+    # Then the other one reads on
+    assert len(answer.content) == 100
+    finish(host, first, late)
+    finish(host, second, next_one)
+
+
+def test_given_a_task_over_its_timeout_then_calls_that_cost_nothing_are_refused_too(
+    host: Host, upstream: Upstream
+) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant, api=(upstream.address + "/paid/",))
+    meter.stop()
+
+    with pytest.raises(TimedOut):
+        MeteredSession(meter).get(upstream.address + "/free")
+    finish(host, grant, meter)
+
+
+def test_given_little_time_left_then_nobody_waits_longer_for_a_connection(host: Host) -> None:
+    grant = host.admit(api=1)
+    meter = Meter(host.leases, grant, tariff(grant.priced.cost, {}), time.monotonic() + 0.3)
+
+    with socket.socket() as full:  # its queue of connections is full, so that further ones get no answer
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        with socket.create_connection(full.getsockname()):
+            started_s = time.monotonic()
+            with pytest.raises(requests.ConnectTimeout):
+                MeteredSession(meter).get(f"http://127.0.0.1:{full.getsockname()[1]}/", timeout=(30, 30))
+        assert 0.2 < time.monotonic() - started_s < 5
+    finish(host, grant, meter)
+
+
+# What a call says about the upstream
+
+
+@pytest.mark.parametrize(
+    ("path", "sight"),
+    [
+        ("/users", Sight.SERVED),
+        ("/status/404", Sight.SERVED),
+        ("/status/429", Sight.SERVED),
+        ("/spent/1", Sight.SERVED),
+        ("/status/401", Sight.REFUSED),
+        ("/status/403", Sight.REFUSED),
+        ("/status/500", Sight.FAILING),
+        ("/status/599", Sight.FAILING),
+        ("/half", Sight.SERVED),
+        ("/wait/5", None),
+    ],
+)
+def test_given_an_answer_then_it_is_known_what_the_upstream_did(
+    host: Host, upstream: Upstream, path: str, sight: Sight | None
+) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+
+    with suppress(RateLimited, requests.RequestException):
+        MeteredSession(meter).get(upstream.address + path, timeout=0.3)
+    finish(host, grant, meter)
+
+    assert (meter.seen and meter.seen.sight) == sight
+
+
+def test_given_nobody_there_then_that_is_known_and_said_without_what_a_url_may_hide(host: Host) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        with pytest.raises(requests.ConnectionError):
+            MeteredSession(meter).get(f"http://user:secret@127.0.0.1:{port}/path?token=secret")
+    finish(host, grant, meter)
+
+    assert meter.seen == Seen(Sight.UNREACHABLE, f"http://127.0.0.1:{port} takes no connection")
 
 
 # Threads

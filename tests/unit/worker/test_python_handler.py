@@ -14,6 +14,7 @@ from qctl.errors import HandlerError
 from qctl.inventory.model import PythonHandler
 from qctl.worker.handlers import Handler, python
 from qctl.worker.meter import Meter
+from qctl.worker.outbox import Outbox
 from qctl.worker.task import Task
 
 MODULE = """
@@ -75,10 +76,14 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 
 
 def task(kind: str = "") -> Task:
+    def no_outbox() -> Outbox:
+        raise AssertionError("nothing is enqueued here")
+
     def no_meter() -> Meter:
         raise AssertionError("nobody pays here")
 
-    return Task(Message(b"{}", Properties(type=kind)), host="web-1", consumer="calls", start_meter=no_meter)
+    message = Message(b"{}", Properties(type=kind))
+    return Task(message, host="web-1", consumer="calls", start_meter=no_meter, make_outbox=no_outbox)
 
 
 def run(handler: Handler, kind: str = "") -> None:

@@ -1,0 +1,138 @@
+"""The ward itself: a process that runs suspects and has no connection to the broker.
+
+Started by a worker process (`qctl.worker.ward`) as `python -m qctl.worker.isolated FD PARENT`. Deliveries come in by
+the pipe FD, endings go out by it; in between the same executor runs them as anywhere else, paid by leases of its own
+from the host's ledger. When the pipe closes it writes its spending down and ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any, cast
+
+from qctl.broker.message import Properties
+from qctl.broker.subscription import Subscription
+from qctl.errors import Exit
+from qctl.quota import Leases
+from qctl.worker import handlers, logs
+from qctl.worker.execute import CoroutineLoop, Delivery, Executor, Rules, Settled
+from qctl.worker.plan import Plan
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+_PR_SET_PDEATHSIG = 1
+#: Nothing in here settles a delivery with the broker; its process does.
+_NOWHERE = cast(Subscription, None)
+#: The worker process has the delivery, and puts it in place of this.
+_ELSEWHERE = cast(Delivery, None)
+
+
+class Isolated:
+    """Executors made as they are needed, and the pipe."""
+
+    def __init__(self, plan: Plan, pipe: Connection) -> None:
+        self._plan = plan
+        self._pipe = pipe
+        self._writing = threading.Lock()
+        self._executors: dict[str, Executor] = {}
+        self._coroutines: CoroutineLoop | None = None
+        self._numbers: dict[Delivery, int] = {}
+        self._answers: dict[int, SimpleQueue[bool | None]] = {}
+        # Without limits of its own: those of the ledger hold, which may be newer than this process's plan.
+        directory = plan.state_directory / plan.host.name
+        self._leases = Leases.open(directory, (), hold_after_s=plan.settings.hold_after_s)
+
+    def run(self) -> None:
+        """Obey the pipe until it closes."""
+        threading.Thread(target=self._ticks, name="ticks", daemon=True).start()
+        while True:
+            try:
+                what, number, *words = self._pipe.recv()
+            except (EOFError, OSError):
+                break
+            if what == "run":
+                self._take(number, *words)
+            else:
+                self._answers[number].put(words[0])
+        self._leases.close()
+
+    def _take(
+        self, number: int, consumer: str, redelivered: bool, properties: Properties, body: bytes, received_s: float
+    ) -> None:
+        delivery = Delivery(_NOWHERE, 0, redelivered, properties, body, received_s)
+        self._numbers[delivery], self._answers[number] = number, SimpleQueue()
+        if consumer not in self._executors:
+            self._executors[consumer] = self._make(consumer)
+        self._executors[consumer].put(delivery)
+
+    def _make(self, name: str) -> Executor:
+        plan, consumer = self._plan, self._plan.host.consumers[name]
+        handler = handlers.load(consumer, base=plan.base, python_path=plan.settings.python_path)
+        if handler.run_async is not None and self._coroutines is None:
+            self._coroutines = CoroutineLoop()
+        priced = self._leases.register(name, consumer.cost)
+        executor = Executor(Rules.of(plan, consumer), handler, self._leases, priced, self._settled, self._may_start)
+        executor.start(self._coroutines.loop if self._coroutines else None)
+        return executor
+
+    def _may_start(self, delivery: Delivery) -> bool | None:
+        """The process that has the connection knows; it also counts this run as begun from then on."""
+        number = self._numbers[delivery]
+        self._send("may start", number)
+        return self._answers[number].get()
+
+    def _settled(self, settled: Settled) -> None:
+        number = self._numbers.pop(settled.delivery)
+        del self._answers[number]
+        self._send("settled", number, replace(settled, delivery=_ELSEWHERE))
+
+    def _send(self, *words: Any) -> None:
+        with self._writing:
+            self._pipe.send(words)
+
+    def _ticks(self) -> None:
+        while True:
+            time.sleep(TICK_S)
+            for executor in tuple(self._executors.values()):
+                executor.expire()
+
+
+def _die_with(parent: int) -> None:
+    """End together with the worker process, and by no signal that is meant for that one."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that was said
+        os._exit(int(Exit.FAILED))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def main() -> None:
+    """The process. Never returns."""
+    _die_with(int(sys.argv[2]))
+    pipe = Connection(int(sys.argv[1]))
+    os.set_inheritable(pipe.fileno(), False)  # a program that a handler starts has no use for it
+    plan, origin = pipe.recv()
+    logs.configure(origin, log_format=plan.log_format, verbosity=plan.verbosity)
+    code = Exit.DONE
+    try:
+        Isolated(plan, pipe).run()
+    # The worker process sees that this one has ended and goes on; why is for the log.
+    except Exception:
+        log.critical("process for suspects failed", exc_info=True)
+        code = Exit.FAILED
+    logging.shutdown()
+    os._exit(int(code))  # handler threads may hang; nothing of theirs is needed any more
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The slots of a consumer: whose slot counts as lost, and who is not let in. A real ledger in the test's own folder."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, cast
+
+import pytest
+
+from qctl.broker.message import DeadReason, Properties
+from qctl.inventory.model import Consumer, PythonHandler, RetryPolicy
+from qctl.quota import Leases
+from qctl.worker import execute
+from qctl.worker.execute import CoroutineLoop, Delivery, Executor, Rules, Settled
+from qctl.worker.handlers import Handler
+from qctl.worker.outcome import Ending
+from qctl.worker.task import Task
+from qctl.worker.ward import Bed
+from tests.fleet import wait_until
+
+
+def rules(**changes: Any) -> Rules:
+    consumer = Consumer(
+        name="calls",
+        queue="calls",
+        handler=PythonHandler("nobody:nothing", {}),
+        cost={},
+        concurrency=2,
+        timeout_s=0.2,
+        retry=RetryPolicy(),
+        **changes,
+    )
+    return Rules("web-1", consumer, {}, (1.0, 30.0), 100, lambda: pytest.fail("nothing is enqueued here"))
+
+
+def delivery(*, redelivered: bool = False, body: bytes = b"", **headers: object) -> Delivery:
+    return Delivery(cast(Any, None), 1, redelivered, Properties(headers=headers or None), body, 0.0)
+
+
+@pytest.fixture
+def leases(tmp_path: Path) -> Iterator[Leases]:
+    running = Leases.open(tmp_path / "web-1", ())
+    yield running
+    running.close()
+
+
+def make(leases: Leases, handler: Handler, bed: Bed | None = None) -> tuple[Executor, SimpleQueue[Settled]]:
+    """A started executor, and where what it settles goes."""
+    left: SimpleQueue[Settled] = SimpleQueue()
+    priced = leases.register("calls", {})
+    executor = Executor(rules(), handler, leases, priced, left.put, lambda _: True, bed=bed)
+    executor.start(CoroutineLoop().loop if handler.run_async else None)
+    return executor, left
+
+
+def test_given_a_coroutine_that_swallows_its_cancellation_then_its_slot_is_lost_when_it_had_time_to_clean_up(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute, "CLEANUP_S", 0.5)
+    monkeypatch.setattr(execute, "HOPELESS_S", 1.0)
+    ending = threading.Event()
+
+    async def swallows(task: Task) -> None:
+        while not ending.is_set():
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                continue
+
+    executor, left = make(leases, Handler(run_async=swallows))
+    executor.put(delivery())
+    wait_until("it is over time", lambda: executor.expire() > 0.2)
+    executor.expire()
+
+    # Given that it may still be cleaning up
+    assert executor.lost_slots == 0
+    # When it goes on for longer, then the slot is lost, and at last the process with it
+    wait_until("the slot is lost", lambda: executor.lost_slots == 1)
+    assert not executor.hopeless
+    wait_until("it is hopeless", lambda: executor.hopeless)
+    # and when it ends after all, it ends as over time
+    ending.set()
+    assert left.get(timeout=5).outcome.error == "the task ran longer than 0.2 s"
+    assert (executor.lost_slots, executor.hopeless) == (0, False)
+
+
+class RecordingBed:
+    """Where suspects go."""
+
+    waiting = inside = 0
+
+    def __init__(self) -> None:
+        self.found: list[Delivery] = []
+
+    def put(self, delivery: Delivery) -> None:
+        self.found.append(delivery)
+
+    def take_back(self) -> list[Delivery]:
+        return self.found
+
+    def expire(self) -> None:
+        """Nobody is over time."""
+
+
+def test_given_a_suspect_then_it_goes_to_the_ward_unless_it_is_not_to_be_run_at_all(leases: Leases) -> None:
+    bed = RecordingBed()
+    executor, left = make(leases, Handler(run=lambda _: None), cast(Bed, bed))
+    suspect = delivery(**{"qctl-crashes": 1})
+
+    executor.put(suspect)
+    executor.put(delivery(body=b"x" * 101, **{"qctl-crashes": 1}))
+    executor.put(delivery(redelivered=True, **{"x-delivery-count": 2}))
+
+    assert bed.found == [suspect]
+    endings = {left.get(timeout=5).outcome.reason for _ in range(2)}
+    assert endings == {DeadReason.TOO_LARGE, None}
+    # and it is given back with those who wait here
+    assert executor.take_back() == [suspect]
+
+
+def test_given_no_ward_then_suspects_run_here_as_anybody(leases: Leases) -> None:
+    executor, left = make(leases, Handler(run=lambda _: None))
+
+    executor.put(delivery(redelivered=True))
+
+    assert left.get(timeout=5).outcome.ending is Ending.ACK
