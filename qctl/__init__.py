@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qctl.ops.client import Client
     from qctl.worker.exceptions import RateLimited, Reject, Retry
     from qctl.worker.task import Task
 
 __version__ = "0.1.0"
-__all__ = ["RateLimited", "Reject", "Retry", "Task"]
+__all__ = ["Client", "RateLimited", "Reject", "Retry", "Task"]
 
 _HOMES = {
+    "Client": "qctl.ops.client",
     "Task": "qctl.worker.task",
     "RateLimited": "qctl.worker.exceptions",
     "Retry": "qctl.worker.exceptions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ HANDLERS = """
     def new(task):
         time.sleep(0.02)
         note("new", task.payload)
+    def slow(task):
+        note("started", task.payload)
+        time.sleep(1.0)
+        note("done", task.payload)
+    def newest(task):
+        note("newest", task.payload)
 """
 
 
@@ -88,3 +95,59 @@ def test_a_bad_inventory_changes_nothing(
         wait_until("tasks run as before", lambda: len(fleet.history("old")) == 5)
         assert worker.stop() == 0
         assert "Traceback" not in worker.log()
+
+
+def test_another_hangup_while_processes_are_replaced_is_not_forgotten(local_vhost: Vhost, tmp_path: Path) -> None:
+    with Fleet(local_vhost, tmp_path, HANDLERS, **_inventory("old")) as fleet:
+        worker = fleet.start("web-1", "--processes", "2")
+        _rewrite(fleet, **_inventory("new"))
+        _hang_up(worker)
+        worker.await_log("the inventory is good")
+
+        # When the inventory changes again and SIGHUP comes before all have been replaced
+        _rewrite(fleet, **_inventory("newest"))
+        _hang_up(worker)
+
+        # Then the last one holds
+        wait_until("replaced twice", lambda: worker.log().count("all processes run with the new inventory") == 2)
+        fleet.enqueue("work", range(5))
+        wait_until("tasks run", lambda: len(fleet.history("newest")) == 5)
+        assert worker.stop() == 0
+
+
+def test_a_process_that_does_not_drain_is_killed_and_replaced_all_the_same(local_vhost: Vhost, tmp_path: Path) -> None:
+    # Given a process that is stopped
+    with Fleet(local_vhost, tmp_path, HANDLERS, **_inventory("old")) as fleet:
+        impatient = "import sys, qctl.worker.supervisor as one; one.KILL_MARGIN_S = 0.5; "
+        fleet.command[1:3] = ["-c", impatient + "from qctl.cli.main import main; sys.exit(main())"]
+        worker = fleet.start("web-1", "--drain-timeout", "1s")
+        (stopped,) = worker.pids()
+        os.kill(stopped, signal.SIGSTOP)
+
+        # When SIGHUP comes
+        _rewrite(fleet, **_inventory("new"))
+        _hang_up(worker)
+
+        # Then it is not waited for longer than its drain may take
+        worker.await_log(f"pid={stopped} did not end in time; killing it")
+        worker.await_log("all processes run with the new inventory")
+        fleet.enqueue("work", range(5))
+        wait_until("tasks run", lambda: len(fleet.history("new")) == 5)
+        assert worker.stop() == 0
+
+
+def test_a_hangup_of_the_whole_group_ends_no_process(local_vhost: Vhost, tmp_path: Path) -> None:
+    # Given a task that runs
+    with Fleet(local_vhost, tmp_path, HANDLERS, **_inventory("slow")) as fleet:
+        worker = fleet.start("web-1")
+        fleet.enqueue("work", [1])
+        wait_until("it runs", lambda: fleet.history("started"))
+
+        # When a terminal that closes tells all of them
+        os.killpg(worker.process.pid, signal.SIGHUP)
+
+        # Then it is done, once
+        worker.await_log("all processes run with the new inventory")
+        wait_until("done", lambda: fleet.history("done"))
+        assert worker.stop() == 0
+        assert fleet.history("started") == ["1"]

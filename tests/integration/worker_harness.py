@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import struct
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -202,70 +200,3 @@ def close_connections(vhost: Vhost, name: str) -> int:
     for one in found:
         vhost.broker.api("DELETE", f"/connections/{quote(one['name'], safe='')}")
     return len(found)
-
-
-class Forwarder:
-    """A TCP way to the broker that can be opened late, made deaf and cut. A context manager; it does not listen yet."""
-
-    def __init__(self, port: int) -> None:
-        """port: where it leads to, on this machine."""
-        self._target = ("127.0.0.1", port)
-        self._reserved = socket.socket()
-        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reserved.bind(("127.0.0.1", 0))
-        self.port: int = self._reserved.getsockname()[1]
-        self._hearing = threading.Event()
-        self._hearing.set()
-        self._closing = False
-        self._sockets: set[socket.socket] = set()
-
-    def __enter__(self) -> Forwarder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing = True
-        self._hearing.set()
-        for one in (self._reserved, *tuple(self._sockets)):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def listen(self) -> None:
-        """From now on there is somebody at the port."""
-        self._reserved.listen()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def deafen(self) -> None:
-        """What the broker says does not come through any more; what it is told does."""
-        self._hearing.clear()
-
-    def undeafen(self) -> None:
-        """It comes through again."""
-        self._hearing.set()
-
-    def _accept(self) -> None:
-        while not self._closing:
-            try:
-                client, _ = self._reserved.accept()
-            except OSError:
-                return
-            try:
-                broker = socket.create_connection(self._target)
-            except OSError:
-                client.close()
-                continue
-            self._sockets |= {client, broker}
-            for source, sink, waits in ((client, broker, False), (broker, client, True)):
-                threading.Thread(target=self._pump, args=(source, sink, waits), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, waits: bool) -> None:
-        with suppress(OSError):
-            while data := source.recv(65_536):
-                if waits:
-                    self._hearing.wait()
-                sink.sendall(data)
-        for one in (source, sink):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-            self._sockets.discard(one)
