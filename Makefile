@@ -43,6 +43,10 @@ bench: $(VENV)/.test rabbitmq ## Run the benchmarks, one after the other
 		echo "== $$bench"; $(VENV)/bin/python -m "tests.bench.$$bench" || exit 1; \
 	done
 
+.PHONY: faults
+faults: $(VENV)/.test rabbitmq ## Run the fault matrix (ROWS="F06 F08", BROKERS="local container") and write docs/faults.md
+	@$(VENV)/bin/python -m tests.faults --rows "$(ROWS)" $(if $(BROKERS),--brokers "$(BROKERS)")
+
 .PHONY: lock
 lock: ## Renew requirements/*.txt from pyproject.toml and requirements/*.in
 	@scripts/make-venv .venv-lock

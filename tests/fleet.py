@@ -137,8 +137,9 @@ class Fleet:
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
     def consumer_tags(self) -> list[str]:
-        """The consumer tags that the broker lists, without statistics that lag."""
-        return [row.split("\t")[-1] for row in self.vhost.ctl("list_consumers", "consumer_tag").splitlines()[1:]]
+        """The tags of hosts' consumers that the broker lists, without statistics that lag."""
+        tags = [row.split("\t")[-1] for row in self.vhost.ctl("list_consumers", "consumer_tag").splitlines()[1:]]
+        return [tag for tag in tags if tag.startswith("qctl/")]
 
     def queues(self) -> Mapping[str, tuple[int, int]]:
         """Queue -> (ready, unacknowledged). A quorum queue counts anew every 5 s, so wait for what you expect."""

@@ -4,6 +4,7 @@
 /.../retry-after/2     answers 429 with it     /.../spent/2      answers 403 with the headers of a rate limit
 /.../redirect          answers 302 to /away    /.../size/1000    answers with so many bytes
 /.../drip              answers a byte every 100 ms for ever
+/.../drip-headers      the same, and never gets to the end of the headers
 /.../half              closes the connection in the middle of its answer
 anything else          answers 200 and repeats the call as JSON
 """
@@ -49,6 +50,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.reply(302, location="/away")
             case ("drip", _, _):
                 self.drip()
+            case ("drip-headers", _, _):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nx-drip: ")
+                while not self.server.ending.wait(0.1):
+                    self.wfile.write(b".")
             case ("half", _, _):
                 self.send_response(200)
                 self.send_header("content-length", "100")
