@@ -13,7 +13,11 @@ from typing import Any
 
 import pika
 import pika.exceptions
-from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflow, AMQPConnectorException
+from pika.adapters.utils.connection_workflow import (
+    AMQPConnectionWorkflow,
+    AMQPConnectorException,
+    AMQPConnectorStackTimeout,
+)
 
 from qctl.broker.core import CoreConnection, CoreWorkflow
 from qctl.broker.session import HEARTBEAT_S, ChannelLost, Connection, describe
@@ -62,7 +66,7 @@ def _parameters(login: Login, address: Endpoint, name: str, properties: Mapping[
         virtual_host=address.vhost,
         credentials=pika.PlainCredentials(login.username, login.password),
         heartbeat=HEARTBEAT_S,
-        socket_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=0.9 * CONNECT_TIMEOUT_S,  # apart from the next: pika stumbles when both end at once
         stack_timeout=CONNECT_TIMEOUT_S,
         blocked_connection_timeout=None,  # acknowledgements must go on; publishers watch `blocked` themselves
         ssl_options=_tls_options(login, address),
@@ -102,9 +106,11 @@ def _translate(error: BaseException, login: Login, address: Endpoint) -> QctlErr
                 f"{address} shows a certificate that is not trusted: {leaf.verify_message}",
                 hint="Check `broker.tls.ca_file` and the host name in `broker.amqp`.",
             )
-    last = leaves[-1] if leaves else error
+    last = leaves[-1]
+    # pika's own words for these are a dump of the socket's address.
+    silent = isinstance(last, AMQPConnectorStackTimeout) or (isinstance(last, TimeoutError) and last.errno is None)
     return BrokerUnreachable(
-        f"{address} does not answer: {describe(last)[1]}",
+        f"{address} does not answer" + (f" within {CONNECT_TIMEOUT_S:g} s" if silent else f": {describe(last)[1]}"),
         hint="Is the broker running there? Check `broker.amqp`; a private one starts with `qctl broker up`.",
     )
 

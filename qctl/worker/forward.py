@@ -97,7 +97,7 @@ class Forwarder:
                     subscription.ack([tag])
                 if not waiting or not subscription.is_open:
                     return  # a delivery whose channel is gone comes again, with its old headers
-                self._trouble(settled, waiting[0], missing or fate.value)
+                self._trouble(settled, waiting[0], missing or self._why_not() or fate.value)
                 await asyncio.sleep(min(pause_s, AGAIN_WITHIN_S))
                 missing = await self._declare(settled, waiting[0].exchange)
         # Whatever cannot be forwarded must not be lost in here: it goes back as it came, and the log says so.
@@ -135,6 +135,13 @@ class Forwarder:
             return attempt.result()
         attempt.cancel()
         return Published.LOST
+
+    def _why_not(self) -> str:
+        """Why nothing can be published at present, or ""."""
+        publisher = self._publisher()
+        if publisher is None:
+            return "no connection to publish on"
+        return "the broker blocks publishes (memory or disk alarm)" if publisher.channel.connection.blocked else ""
 
     def _trouble(self, settled: Settled, outgoing: Outgoing, why: str) -> None:
         self._in_trouble.add(settled)

@@ -28,6 +28,7 @@ def test_a_killed_process_repeats_and_leaks_at_most_what_it_had_in_hand(scene: S
     scene.stage()
     worker = scene.start(processes=PROCESSES)
     scene.enqueue("plain", 150 * kills + 1500, s=0.1)
+    scene.enqueue("calls", 4 * PROCESSES * CONCURRENCY, s=0.1)  # so that every thread has called once
     scene.await_count("done", 200)
     before = scene.rate_over(2.0, prefix="plain")
     scene.steady()

@@ -71,8 +71,8 @@ def test_sixteen_processes_that_all_want_more_share_within_a_factor_of_two(recor
     record.figure("over in any window", max(0, most - limit), equals=0)
 
 
-@row("F19", "a task that costs a whole limit, among 15 processes that take single units whenever there are any")
-def test_a_task_that_costs_a_whole_limit_is_paid_within_a_window(record: Record, tmp_path: Path) -> None:
+@row("F19", "tasks that cost four fifths of a limit, among 15 processes that take single units whenever there are any")
+def test_a_task_that_costs_most_of_a_limit_is_paid_within_a_window(record: Record, tmp_path: Path) -> None:
     limit, window_s, rounds = 300, 3.0, 3
     flood = [
         _spender(tmp_path / "web-1", tmp_path / f"calls-{index}", limit, int(window_s * S), 2, 60)
@@ -87,7 +87,7 @@ def test_a_task_that_costs_a_whole_limit_is_paid_within_a_window(record: Record,
             process.communicate()
 
     record.figure("times paid", len(waits_s), equals=rounds)
-    # It starts when all is gone, so it is held and no task of it can claim; after a window it looks whether there is one.
+    # It starts when all is gone, so it is held, and no task of it can claim; after a window it looks for one.
     record.figure("first wait, windows", waits_s[0] / window_s, at_most=3)
     # Beside the window: settlements of tasks that run, the way back from a hold, sixteen processes on these processors.
     record.figure("longest wait after that, windows", max(waits_s[1:]) / window_s, at_most=1.5)
