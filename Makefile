@@ -18,7 +18,7 @@ demo: $(VENV)/.base rabbitmq ## Set up and run the two-server demo on a private 
 	@$(VENV)/bin/qctl demo
 
 .PHONY: test
-test: lint rabbitmq ## Set up and run every check and test
+test: lint rabbitmq compiler ## Set up and run every check and test
 	@echo "running the tests" >&2
 	@$(VENV)/bin/python -m pytest --quiet --numprocesses 3 --dist worksteal
 
@@ -44,7 +44,7 @@ bench: $(VENV)/.test rabbitmq ## Run the benchmarks, one after the other
 	done
 
 .PHONY: faults
-faults: $(VENV)/.test rabbitmq ## Run the fault matrix (ROWS="F06 F08", BROKERS="local container") and write docs/faults.md
+faults: $(VENV)/.test rabbitmq compiler ## Run the fault matrix (ROWS="F06 F08", BROKERS="local container") and write docs/faults.md
 	@$(VENV)/bin/python -m tests.faults --rows "$(ROWS)" $(if $(BROKERS),--brokers "$(BROKERS)")
 
 .PHONY: lock
@@ -65,6 +65,10 @@ clean: ## Remove what was made here, but no private broker
 .PHONY: rabbitmq
 rabbitmq:
 	@scripts/ensure-rabbitmq
+
+.PHONY: compiler
+compiler:
+	@scripts/ensure-compiler
 
 # What it takes to run qctl, and on top of it what it takes to test it.
 $(VENV)/.base: requirements/base.txt requirements/build.txt pyproject.toml
