@@ -266,6 +266,7 @@ class Scene:
         consumers: Iterable[str] = ("calls", "plain"),
         amqp: str | None = None,
         prefix: Sequence[str] = (),
+        timeout_s: float = 30.0,
     ) -> Worker:
         """Start a host's worker; wait until each of these consumers has said in every process that it consumes.
 
@@ -280,7 +281,7 @@ class Scene:
             fleet.command = [*prefix, *self._command(host, amqp)]
         worker = Worker(fleet, host, ["--processes", str(processes), *arguments])
         self.fleet.workers.append(worker)
-        await_consuming(worker, *consumers, processes=processes, after=before)
+        await_consuming(worker, *consumers, processes=processes, after=before, timeout_s=timeout_s)
         return worker
 
     def _command(self, host: str, amqp: str | None) -> list[str]:

@@ -27,7 +27,7 @@ def test_a_killed_process_repeats_and_leaks_at_most_what_it_had_in_hand(scene: S
     kills = 20 if scene.thorough else 4
     scene.stage()
     worker = scene.start(processes=PROCESSES)
-    scene.enqueue("plain", 150 * kills + 1500, s=0.1)
+    scene.enqueue("plain", 1500, s=0.1)
     scene.enqueue("calls", 4 * PROCESSES * CONCURRENCY, s=0.1)  # so that every thread has called once
     scene.await_count("done", 200)
     before = scene.rate_over(2.0, prefix="plain")
@@ -36,6 +36,7 @@ def test_a_killed_process_repeats_and_leaks_at_most_what_it_had_in_hand(scene: S
     # When one of them is killed in the middle of tasks, again and again
     recoveries_s, killed_at_ns = [], []
     for _ in range(kills):
+        scene.enqueue("plain", 400, s=0.1)
         scene.enqueue("calls", 2 * PROCESSES * CONCURRENCY, s=1.0)
         victim = _busy_and_steady(scene, worker)
         at_ns = time.monotonic_ns()

@@ -15,7 +15,7 @@ FEW, LONG_S = 20, 300.0
 @row("F08", "close_all_connections; one of the hosts has a consumer that is held", selected=True)
 def test_the_consumers_are_exactly_those_that_should_be_after_each_close(scene: Scene) -> None:
     # Given two hosts, of which one has spent its quota and is held
-    rounds = 10 if scene.thorough else 3
+    rounds = 10 if scene.thorough else 2
     scene.stage("web-1", "web-2", limit=FEW, window_s=LONG_S)
     scene.enqueue("calls", FEW)
     held = scene.start("web-1", processes=2, consumers=("plain",))

@@ -18,6 +18,7 @@ import pytest
 from qctl.broker import topology
 from qctl.broker.connect import Login
 from qctl.broker.publisher import MAX_UNCONFIRMED
+from qctl.broker.request import request
 from qctl.errors import BrokerBlocked, BrokerRefused, BrokerUnreachable, Exit, QctlError
 from qctl.inventory.load import load
 from qctl.inventory.model import Inventory
@@ -188,7 +189,7 @@ async def test_a_stream_that_rests_finds_its_connection_again(inventory: Invento
     # given a slow stream, all of it confirmed so far
     gate, source = Gate(local_vhost), Source()
     await gate.open()
-    sending = Enqueuer(enqueue.request(inventory, "work"))
+    sending = Enqueuer(request(inventory, "work"))
     running = asyncio.ensure_future(sending.run(gate.login, source.batches(), 10.0))
     for round_number in range(1, 4):
         source.put(10)
@@ -214,7 +215,7 @@ async def test_what_was_under_way_is_sent_again_although_no_further_line_comes(
     # given lines that were sent into a connection that breaks
     gate, source = Gate(local_vhost), Source()
     await gate.open()
-    sending = Enqueuer(enqueue.request(inventory, "work"))
+    sending = Enqueuer(request(inventory, "work"))
     running = asyncio.ensure_future(sending.run(gate.login, source.batches(), 10.0))
     source.put(1)
     await until("the first confirmed", lambda: sending.report.confirmed == 1)
@@ -240,7 +241,7 @@ async def test_a_broker_that_stays_away_ends_it_with_the_truth(
     # given a stream under way
     gate, source = Gate(local_vhost), Source()
     await gate.open()
-    sending = Enqueuer(enqueue.request(inventory, "work"), skip=3)
+    sending = Enqueuer(request(inventory, "work"), skip=3)
     source.count = 3
     with short_stall(monkeypatch):
         running = asyncio.ensure_future(sending.run(gate.login, source.batches(), 10.0))
@@ -274,7 +275,7 @@ async def test_a_broker_that_takes_connections_and_no_tasks_does_not_hold_it_for
     # given a way to the broker that breaks each time as soon as something is published
     gate, source = Gate(local_vhost), Source()
     await gate.open()
-    sending = Enqueuer(enqueue.request(inventory, "work"))
+    sending = Enqueuer(request(inventory, "work"))
     attempts = 0
     publish = Enqueuer._publish
 
@@ -305,7 +306,7 @@ async def test_a_broker_that_is_gone_while_declaring_is_tried_again(
     # given a connection that breaks on the first declaration
     gate, source = Gate(local_vhost), Source()
     await gate.open()
-    sending = Enqueuer(enqueue.request(inventory, "work"))
+    sending = Enqueuer(request(inventory, "work"))
     declare = topology.ensure
     failures = [1]
 
@@ -339,7 +340,7 @@ async def test_a_memory_alarm_ends_it_with_try_again_while_deliveries_go_on(
         await topology.ensure(connection, (*topology.exchanges(), *topology.for_consumer("work")))
     fill(local_vhost, "work", 10)
     source = Source()
-    sending = Enqueuer(enqueue.request(inventory, "work"))
+    sending = Enqueuer(request(inventory, "work"))
     states: list[str] = []
     sending._on_progress = lambda _, state: states.append(state)
     with alarm(local_vhost.broker), short_stall(monkeypatch):
@@ -364,7 +365,7 @@ async def test_a_memory_alarm_ends_it_with_try_again_while_deliveries_go_on(
 async def test_an_alarm_that_ends_in_time_is_waited_out(inventory: Inventory, local_vhost: Vhost) -> None:
     # given a stream that a memory alarm stops
     source = Source()
-    sending = Enqueuer(enqueue.request(inventory, "work"))
+    sending = Enqueuer(request(inventory, "work"))
     running = asyncio.ensure_future(sending.run(lambda: login(local_vhost), source.batches(), 10.0))
     with alarm(local_vhost.broker):
         source.put(20)
@@ -387,7 +388,7 @@ async def test_a_queue_that_stays_full_ends_it_with_try_again(
     with stranger(local_vhost) as channel:
         channel.queue_declare("theirs", durable=True, arguments={"x-max-length": 10, "x-overflow": "reject-publish"})
     source = Source()
-    sending = Enqueuer(enqueue.request(inventory, "theirs"))
+    sending = Enqueuer(request(inventory, "theirs"))
     with short_stall(monkeypatch):
         running = asyncio.ensure_future(sending.run(lambda: login(local_vhost), source.batches(), 10.0))
         # when more come, slowly, and nobody takes any
@@ -420,7 +421,7 @@ async def test_a_message_larger_than_the_broker_takes_is_refused_at_once(
     before = broker.eval("{ok, Size} = application:get_env(rabbit, max_message_size), Size.")
     broker.eval("application:set_env(rabbit, max_message_size, 1000).")
     try:
-        sending = Enqueuer(enqueue.request(inventory, "work"))
+        sending = Enqueuer(request(inventory, "work"))
 
         async def batches() -> AsyncIterator[list[Line]]:
             yield [Line(1, b"1"), Line(2, b'"' + b"x" * 2000 + b'"'), Line(3, b"3")]
@@ -444,7 +445,7 @@ async def test_what_the_lines_raise_comes_after_all_before_it(inventory: Invento
         raise QctlError("the lines cannot be read: input/output error")
 
     # when they are enqueued
-    sending = Enqueuer(enqueue.request(inventory, "work"))
+    sending = Enqueuer(request(inventory, "work"))
     with pytest.raises(QctlError, match="cannot be read"):
         await sending.run(lambda: login(local_vhost), batches(), 10.0)
 
@@ -465,7 +466,7 @@ async def test_a_login_is_asked_for_at_each_connect(inventory: Inventory, local_
         asked += 1
         return gate.login()
 
-    sending = Enqueuer(enqueue.request(inventory, "work"))
+    sending = Enqueuer(request(inventory, "work"))
     running = asyncio.ensure_future(sending.run(dial, source.batches(), 10.0))
     source.put(1)
     await until("confirmed", lambda: sending.report.confirmed == 1)

@@ -129,14 +129,16 @@ def await_history(fleet: Fleet, name: str, count: int, timeout_s: float = 30.0) 
     return fleet.history(name)
 
 
-def await_consuming(worker: Worker, *consumers: str, processes: int = 1, after: int = 0) -> None:
+def await_consuming(
+    worker: Worker, *consumers: str, processes: int = 1, after: int = 0, timeout_s: float = 30.0
+) -> None:
     """Wait until each of these consumers has said once for each process that it consumes.
 
     after: characters of the log to leave out, since a host's later workers write on in the same one.
     """
     for consumer in consumers:
         line = f" {worker.host}/{consumer} consuming"
-        wait_until(f"{consumer} consuming", lambda line=line: worker.log()[after:].count(line) >= processes)
+        wait_until(f"{consumer} consuming", lambda line=line: worker.log()[after:].count(line) >= processes, timeout_s)
 
 
 def start_consuming(
