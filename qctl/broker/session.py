@@ -28,6 +28,8 @@ HEARTBEAT_S = 10
 WATCH_S = 1.0
 #: A broker that has not answered a request for this long is given up on.
 REPLY_TIMEOUT_S = 15.0
+#: Channels of one connection that wait for an answer at the same time; one more, and the connection is dropped.
+MAX_GIVEN_UP = 8
 #: A close waits this long after the last settlement on it. A quorum queue's client in the broker sends 32 commands
 #: ahead and keeps the rest; what it still keeps when its channel ends is forgotten: up to 468 of 500 acks, measured.
 SETTLED_BEFORE_CLOSE_S = 1.0
@@ -60,16 +62,21 @@ def _resolve(future: asyncio.Future[Any], value: Any) -> None:
 
 
 class Channel:
-    """One channel. `closed` is done, with a ChannelLost as its result, once the channel is gone."""
+    """One channel. `closed` is done, with a ChannelLost as its result, once the channel is gone.
+
+    `consumes`: set once deliveries may come to it.
+    """
 
     def __init__(self, connection: Connection, raw: pika.channel.Channel) -> None:
         self.connection = connection
         self.raw = raw
         self.settled_s = -math.inf
+        self.consumes = False
         self.closed: asyncio.Future[ChannelLost] = asyncio.get_running_loop().create_future()
         raw.add_on_close_callback(self._on_close)
 
     def _on_close(self, _channel: object, reason: BaseException) -> None:
+        self.connection.given_up.discard(self)
         if not self.closed.done():
             self.closed.set_result(ChannelLost(*describe(reason)))
 
@@ -95,8 +102,25 @@ class Channel:
             return reply.result()
         if self.closed.done():
             raise self.closed.result()
-        self.connection.abort(f"no reply to {method} within {REPLY_TIMEOUT_S:g} s")
-        raise ChannelLost(0, f"the broker did not answer {method} within {REPLY_TIMEOUT_S:g} s")
+        lost = ChannelLost(0, f"the broker did not answer {method} within {REPLY_TIMEOUT_S:g} s")
+        self._give_up(lost)
+        raise lost
+
+    def _give_up(self, lost: ChannelLost) -> None:
+        """A queue without a leader keeps its channel waiting; what else the connection does need not suffer.
+
+        The close goes out when the broker answers after all. What a subscribed channel holds would wait with it, and
+        many such channels are a broker in trouble: then the connection goes.
+        """
+        self.closed.set_result(lost)
+        self.connection.given_up.add(self)
+        if self.consumes or len(self.connection.given_up) > MAX_GIVEN_UP:
+            self.connection.abort(lost.text)
+            return
+        try:
+            self.raw.close()
+        except (pika.exceptions.AMQPError, AssertionError, OSError) as error:
+            log.debug("closing a channel that waits: %s", error)
 
     def note_settled(self) -> None:
         """Something was acknowledged or returned just now; a close leaves the broker time for it."""
@@ -105,7 +129,7 @@ class Channel:
     async def close(self) -> None:
         """Close the channel, not too soon after its last settlement; never raises."""
         await _wait_out(self.settled_s, self.closed)
-        if self.raw.is_open:
+        if self.is_open:
             self.raw.close()
             await asyncio.wait({self.closed}, timeout=REPLY_TIMEOUT_S)
 
@@ -125,6 +149,7 @@ class Connection:
         self.username = username
         self.heartbeat_s = heartbeat_s
         self.blocked = False
+        self.given_up: set[Channel] = set()
         self.settled_s = -math.inf
         self.closed: asyncio.Future[ChannelLost] = asyncio.get_running_loop().create_future()
         raw.heard_at_s = time.monotonic()

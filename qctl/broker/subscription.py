@@ -71,6 +71,7 @@ class Subscription:
         await self.channel.call(
             "basic_consume", queue=self.queue, on_message_callback=self._deliver, consumer_tag=self.tag
         )
+        self.channel.consumes = True
 
     async def cancel(self) -> None:
         """Cancel the tag and wait for cancel-ok; then nothing more arrives, and what was given back is returned.

@@ -16,7 +16,7 @@ import pytest
 from qctl.broker import connect as connecting
 from qctl.broker import session
 from qctl.broker.connect import BACKOFF_FIRST_S, BACKOFF_LAST_S, Login, backoff, connect, connect_within, stay_connected
-from qctl.broker.session import ChannelLost, Connection
+from qctl.broker.session import Channel, ChannelLost, Connection
 from qctl.errors import BrokerRefused, BrokerUnreachable, Exit, LoginRefused
 from qctl.inventory.model import Endpoint
 from tests.brokers import LOOPBACK, Vhost
@@ -303,29 +303,61 @@ async def test_a_name_with_two_addresses_is_refused_once_and_reached_by_either(
     server.close()
 
 
+async def _unanswered(connection: Connection, monkeypatch: pytest.MonkeyPatch, *, consumes: bool = False) -> Channel:
+    """A channel that asked for something and heard nothing."""
+    channel = await connection.channel()
+    channel.consumes = consumes
+    monkeypatch.setattr(channel.raw, "queue_declare", lambda **_: None)
+    start = time.monotonic()
+    with pytest.raises(ChannelLost, match="did not answer queue_declare"):
+        await channel.call("queue_declare", queue="q", durable=True)
+    assert time.monotonic() - start < SOON_S
+    assert not channel.is_open
+    return channel
+
+
 @scenario
-async def test_a_request_without_an_answer_drops_the_connection(
+async def test_a_request_without_an_answer_costs_its_channel_alone(
     local_vhost: Vhost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given a broker that does not answer one request
+    # given a queue that does not answer
     monkeypatch.setattr(session, "REPLY_TIMEOUT_S", 0.3)
     async with connected(local_vhost) as connection:
-        channel = await connection.channel()
-        monkeypatch.setattr(channel.raw, "queue_declare", lambda **_: None)
+        channel = await _unanswered(connection, monkeypatch)
 
-        # when it is made
-        start = time.monotonic()
-        with pytest.raises(ChannelLost, match="did not answer queue_declare"):
+        # then nothing more is believed of its channel, and the connection serves on
+        with pytest.raises(ChannelLost):
             await channel.call("queue_declare", queue="q", durable=True)
+        assert connection.is_open
+        assert (await (await connection.channel()).call("queue_declare", queue="r", durable=True)).method.queue == "r"
+        await until("the broker has closed it after all", lambda: not connection.given_up)
 
-        # then the wait is bounded, and nothing more is believed of the connection
-        assert time.monotonic() - start < SOON_S
+
+@scenario
+async def test_what_a_subscribed_channel_holds_does_not_wait_for_an_answer(
+    local_vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "REPLY_TIMEOUT_S", 0.3)
+    async with connected(local_vhost) as connection:
+        await _unanswered(connection, monkeypatch, consumes=True)
         assert not connection.is_open
-        await until("closed", lambda: not channel.is_open)
         with pytest.raises(ChannelLost):
             await connection.channel()
-        with pytest.raises(ChannelLost):
-            await channel.call("queue_declare", queue="q", durable=True)
+
+
+@scenario
+async def test_many_requests_without_an_answer_cost_the_connection(
+    local_vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "REPLY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(session, "MAX_GIVEN_UP", 2)
+    monkeypatch.setattr("pika.channel.Channel.close", lambda *_: None)
+    async with connected(local_vhost) as connection:
+        for _ in range(2):
+            await _unanswered(connection, monkeypatch)
+            assert connection.is_open
+        await _unanswered(connection, monkeypatch)
+        assert not connection.is_open
 
 
 @scenario
