@@ -1,8 +1,8 @@
-"""Folding events to what should be: pure, one event after the other, in the order of the log."""
+"""Folding events to what should be: pure, in the order of the log."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from qctl.control.event import Event
@@ -28,10 +28,11 @@ class Desired:
     reigns: Mapping[str, Reign] = field(default_factory=dict)
 
 
-def fold(desired: Desired, event: Event) -> Desired:
-    """What should be after `event`."""
-    reign = desired.reigns.get(event.host)
-    if reign is not None and reign.ledger == event.ledger:
-        return desired
-    after = Reign(event.ledger, event.nonce, reign.ledger if reign else None)
-    return replace(desired, reigns={**desired.reigns, event.host: after})
+def fold(desired: Desired, events: Iterable[Event]) -> Desired:
+    """What should be after `events`. Copies what is known of all hosts, so it is to be given many at once."""
+    reigns = dict(desired.reigns)
+    for event in events:
+        reign = reigns.get(event.host)
+        if reign is None or reign.ledger != event.ledger:
+            reigns[event.host] = Reign(event.ledger, event.nonce, reign.ledger if reign else None)
+    return replace(desired, reigns=reigns)

@@ -3,6 +3,10 @@
 The proof is an event of one's own: whatever was confirmed before it was published stands before it in the log. Nothing
 else proves it: the broker's message count of a stream lags by seconds and by thousands. A log that cannot be read, or
 whose beginning is gone, is an error and never taken for an empty one.
+
+Where a segment of the stream begins the broker writes entries of its own, which have a place and are never delivered.
+Retention cuts off whole segments, and only from the front: so a place that was passed over was the broker's if, once
+the end is reached, the log still begins where the reading began.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from qctl.broker.message import PERSISTENT, Outgoing, Properties, text
 from qctl.broker.publisher import Published, Publisher
 from qctl.broker.session import Channel, ChannelLost, Connection
 from qctl.control.desired import Desired, fold
-from qctl.control.event import Hello, NotUnderstood, Record, read
+from qctl.control.event import Event, Hello, NotUnderstood, Record, read
 from qctl.errors import ControlLogError
 
 log = logging.getLogger(__name__)
@@ -27,11 +31,16 @@ log = logging.getLogger(__name__)
 #: Entries on their way to us, and how many of them are acknowledged at once; the stream goes on with each.
 PREFETCH = 500
 ACK_EVERY = 100
-#: Without a new entry for this long, or without an end after so long, reading is given up. 100,000 take 4 to 7 s.
+#: Without a new entry for this long reading is given up; while they come it goes on. 100,000 take 4 to 7 s.
 STALL_S = 15.0
-MOST_S = 120.0
+#: How often it is said that it is still being read.
+SAY_S = 10.0
 #: The entry to go on from is there already: when it does not come within this, the log is another, shorter one.
 RESUME_S = 2.0
+#: Hosts that ever said hello; what each costs is kept in memory by every process.
+MAX_HOSTS = 100_000
+#: Events are folded in so large portions: each copies all hosts.
+FOLDED_AT_ONCE = 1_000
 #: How often it is looked at whether the broker blocks what we publish.
 LOOK_S = 0.5
 
@@ -52,12 +61,16 @@ class _Elsewhere(Exception):
 
 
 class _Reading:
-    """One pass over the log on a channel of its own; `end` is done when `hello` was met, or when that cannot be."""
+    """One pass over the log on a channel of its own; `end` is done when `hello` was met, or when that cannot be.
 
-    def __init__(self, channel: Channel, hello: Hello, after: Known | None) -> None:
+    hello None: it is done with the first entry, which is where it should be.
+    """
+
+    def __init__(self, channel: Channel, hello: Hello | None, after: Known | None) -> None:
         self.channel = channel
         self.count = 0
         self.ignored = 0
+        self.passed_over = 0
         self.resumes = after is not None
         self.end: asyncio.Future[Known] = asyncio.get_running_loop().create_future()
         self._hello = hello
@@ -65,6 +78,7 @@ class _Reading:
         self._next = after.offset if after else 0
         self._begun = False
         self._desired = after.desired if after else Desired()
+        self._unfolded: list[Event] = []
         channel.raw.add_on_cancel_callback(lambda _frame: self.fail("the broker ended the reading"))
         channel.closed.add_done_callback(lambda closed: self.fail(closed.result()))
 
@@ -100,17 +114,23 @@ class _Reading:
 
     def _take(self, record: Record) -> None:
         if not self._begun and self._after:
-            if record.offset < self._next and record.id != self._hello.nonce:
+            if record.offset < self._next and not (self._hello and record.id == self._hello.nonce):
                 return  # the broker may begin a little earlier than asked
             if (record.offset, record.id) != (self._after.offset, self._after.id):
                 self.fail(_Elsewhere())
                 return
-        elif record.offset != self._next:
-            missing = f"the entries from {self._next} to {record.offset} are missing"
-            self.fail(missing if self._begun else _cut_off(record.offset))
+        elif not self._begun and record.offset:
+            self.fail(_cut_off(record.offset))
             return
+        elif record.offset < self._next:
+            self.fail(f"entry {record.offset} came after entry {self._next - 1}")
+            return
+        self.passed_over += record.offset - self._next
         self._next = record.offset + 1
         known, self._begun = not self._begun and self._after is not None, True
+        if self._hello is None:
+            self.end.set_result(Known(record.offset, record.id, self._desired))
+            return
         if known:
             return  # the event to go on from: it is folded already
         try:
@@ -120,8 +140,14 @@ class _Reading:
                 log.warning("the control log has an entry that is ignored: offset=%d: %s", record.offset, why)
             self.ignored += 1
             return
-        self._desired = fold(self._desired, event)
-        if event.nonce == self._hello.nonce:
+        self._unfolded.append(event)
+        is_end = event.nonce == self._hello.nonce
+        if is_end or len(self._unfolded) >= FOLDED_AT_ONCE:
+            self._desired = fold(self._desired, self._unfolded)
+            self._unfolded.clear()
+        if len(self._desired.reigns) > MAX_HOSTS:
+            self.fail(f"it names more than {MAX_HOSTS} hosts")
+        elif is_end:
             self.end.set_result(Known(record.offset, record.id, self._desired))
 
 
@@ -150,14 +176,14 @@ async def introduce(
     *,
     username: str,
     known: Known | None = None,
-    on_blocked: Callable[[str], None] = lambda _why: None,
+    on_delay: Callable[[str], None] = lambda _why: None,
 ) -> Known:
     """Publish `hello` and read the log until it comes by; what the log says until then.
 
     publisher: on another connection than the one that reads, which is then never blocked as a publisher. username: who
-    publishes; the broker verifies it. known: go on from there, if the log still has it. on_blocked(why) is called when
-    an alarm of the broker delays it, for as long as it takes. Raises ControlLogError, ChannelLost, and as
-    topology.ensure does.
+    publishes; the broker verifies it. known: go on from there, if the log still has it. on_delay(why) is called when
+    an alarm of the broker or the length of the log delays it, for as long as it takes. Raises ControlLogError,
+    ChannelLost, and as topology.ensure does.
     """
     await topology.ensure(connection, topology.control_log())
     started_s = time.monotonic()
@@ -170,7 +196,9 @@ async def introduce(
             if not sent:
                 sent = True
                 publisher.send(_outgoing(hello, username), fate.set_result)
-            found = await _end(reading, fate, publisher, on_blocked)
+            found = await _end(reading, fate, publisher, on_delay)
+            if reading.passed_over:
+                await _still_begins(connection, after)
         except ChannelLost as error:
             if not connection.is_open:
                 raise
@@ -186,6 +214,21 @@ async def introduce(
     raise AssertionError("a reading from the beginning cannot be elsewhere")
 
 
+async def _still_begins(connection: Connection, after: Known | None) -> None:
+    """Return if the log has the entry with which a reading began: nothing was cut off behind it.
+
+    Raises ControlLogError, ChannelLost, _Elsewhere.
+    """
+    first = _Reading(await connection.channel(), None, after)
+    try:
+        await first.begin()
+        await asyncio.wait_for(asyncio.shield(first.end), STALL_S)
+    except TimeoutError:
+        raise _unreadable(f"its beginning did not come within {STALL_S:g} s") from None
+    finally:
+        await first.channel.close()
+
+
 def _outgoing(hello: Hello, username: str) -> Outgoing:
     properties = Properties(
         message_id=hello.nonce,
@@ -199,23 +242,32 @@ def _outgoing(hello: Hello, username: str) -> Outgoing:
 
 
 async def _end(
-    reading: _Reading, fate: asyncio.Future[Published], publisher: Publisher, on_blocked: Callable[[str], None]
+    reading: _Reading, fate: asyncio.Future[Published], publisher: Publisher, on_delay: Callable[[str], None]
 ) -> Known:
-    """Wait for the end of a reading, bounded except while the broker is blocked."""
-    quiet_s, count, left_s = 0.0, 0, MOST_S
+    """Wait for the end of a reading; silence is bounded, except while the broker is blocked."""
+    quiet_s, count, since_said_s = 0.0, 0, 0.0
     while not reading.end.done():
         waiting: set[asyncio.Future[Any]] = {reading.end} if fate.done() else {reading.end, fate}
         await asyncio.wait(waiting, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
         if fate.done() and fate.result() is not Published.CONFIRMED:
-            reading.fail(publisher.why_lost or f"the hello was not taken: {fate.result()}")
+            reading.fail(publisher.why_lost or _not_taken(fate.result()))
         if publisher.channel.connection.blocked:
-            on_blocked(BLOCKED)
+            on_delay(BLOCKED)
             quiet_s = 0.0
             continue
         quiet_s = quiet_s + LOOK_S if count == reading.count else 0.0
-        count, left_s = reading.count, left_s - LOOK_S
+        count, since_said_s = reading.count, since_said_s + LOOK_S
+        if since_said_s >= SAY_S:
+            since_said_s = 0.0
+            on_delay(f"reading the control log, {count} entries so far")
         if reading.resumes and count == 0 and quiet_s >= RESUME_S:
             reading.fail(_Elsewhere())
-        elif quiet_s >= STALL_S or left_s <= 0:
-            reading.fail(f"no end within {MOST_S - left_s:.0f} s, after {count} entries")
+        elif quiet_s >= STALL_S:
+            reading.fail(f"nothing came for {STALL_S:g} s, after {count} entries, and the end is not reached")
     return reading.end.result()
+
+
+def _not_taken(fate: Published) -> str:
+    if fate is Published.UNROUTABLE:
+        return f"the hello reached no queue: exchange {topology.HELLO} is not bound to {topology.CONTROL_LOG}"
+    return f"the hello was not taken: {fate.value}"

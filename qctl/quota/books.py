@@ -305,19 +305,11 @@ def add_spent(connection: sqlite3.Connection, quota_id: int, limit: Limit, units
 
 
 def count_as_spent(connection: sqlite3.Connection, known: Iterable[Account], evidence: str, now_ns: int) -> bool:
-    """Others may have spent all there was, until now: count it, void all leases. False: done before on `evidence`.
-
-    Of a ledger that was made in place of another, and counted all as spent then, the first evidence is that other one.
-    """
-    (is_replacement,) = connection.execute(
-        "SELECT unknown_ns NOTNULL AND NOT EXISTS (SELECT 1 FROM counted) FROM meta"
-    ).fetchone()
+    """Others may have spent all there was, until now: count it, void all leases. False: done before on `evidence`."""
     if connection.execute("SELECT 1 FROM counted WHERE evidence = ?", (evidence,)).fetchone():
         return False
     connection.execute("INSERT INTO counted SELECT ?, coalesce(max(seq), 0) + 1 FROM counted", (evidence,))
     connection.execute("DELETE FROM counted WHERE seq <= (SELECT max(seq) FROM counted) - ?", (_EVIDENCE_KEPT,))
-    if is_replacement:
-        return False
     connection.execute("UPDATE meta SET unknown_ns = ?", (now_ns,))
     # What a limit was before says nothing of what others spent.
     connection.execute("UPDATE limits SET peak_units = units, since_ns = ?", (now_ns,))

@@ -48,7 +48,7 @@ def open_sound(directory: Path, *, clock: Clock, unknown: bool, patience_s: floa
     """Open the ledger in `directory`, or a new one if there is none; and whether it is new with nothing spent.
 
     unknown: what was spent before is not known, so that a new one counts the window as spent. Raises LedgerError for
-    another version; sqlite3.Error, OSError when the file cannot be used at present.
+    a newer version; sqlite3.Error, OSError when the file cannot be used at present.
     """
     path = directory / schema.FILE
     try:
@@ -72,7 +72,7 @@ def open_sound(directory: Path, *, clock: Clock, unknown: bool, patience_s: floa
 def examine(path: Path, *, patience_s: float) -> sqlite3.Connection:
     """Open the ledger at `path` if it is a sound one. Every statement is read to its end: half of one keeps a lock.
 
-    Raises NotALedger if it is none, LedgerError for one of another version; sqlite3.Error, OSError if that cannot be
+    Raises NotALedger if it is none or of an older version, LedgerError for one of a newer version; sqlite3.Error, OSError if that cannot be
     said at present.
     """
     try:
@@ -110,10 +110,12 @@ def _examine(connection: sqlite3.Connection) -> None:
     if not any(str(sql).startswith("CREATE TABLE meta(") for sql in tables):
         raise NotALedger("it is another program's file")
     ((version,),) = connection.execute("SELECT max(schema_version) FROM meta").fetchall()
-    if isinstance(version, int) and version > 0 and version != schema.SCHEMA_VERSION:
+    if isinstance(version, int) and 0 < version < schema.SCHEMA_VERSION:
+        raise NotALedger(f"it has version {version}, of a former qctl")
+    if isinstance(version, int) and version > schema.SCHEMA_VERSION:
         raise LedgerError(
             f"the ledger has version {version}, this qctl writes version {schema.SCHEMA_VERSION}",
-            hint="Use the qctl that wrote it, or one that is newer than both.",
+            hint="Use the qctl that wrote it, or a newer one.",
         )
     if tables != set(schema.STATEMENTS):
         raise NotALedger("it has other tables")

@@ -27,7 +27,7 @@ from qctl.errors import QctlError
 from qctl.worker.execute import Delivery, Executor, Settled
 from qctl.worker.forward import Forwarder, was_returned
 from qctl.worker.orphans import Orphans
-from qctl.worker.outcome import Ending
+from qctl.worker.outcome import GIVE_BACK, Ending
 from qctl.worker.probing import Probing
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,7 @@ class LiveConsumer:
         self._draining = False
         self._served: set[str] = set()
         self._subscribed: set[str] = set()
+        self._opened: set[Subscription] = set()  # all that were not seen to be lost
         self._keepers: set[asyncio.Event] = set()
         self._settled: deque[Settled] = deque()
         self._started: set[Delivery] = set()
@@ -222,8 +223,26 @@ class LiveConsumer:
     def _take_back(self) -> None:
         """Give back what no slot has taken; it goes out with the cancel-ok that the keeper then waits for."""
         for delivery in self.executor.take_back() if self.executor else ():
-            self._probing.missed(delivery)
-            self._give_back(delivery)
+            self._return(delivery)
+
+    def _return(self, delivery: Delivery) -> None:
+        """Give back one that will not run; where its channel is gone, what was redelivered of it meanwhile."""
+        self._probing.missed(delivery)
+        lost_run = delivery in self._started and _is_lost(delivery)  # it began in the ward, which died
+        self._started.discard(delivery)
+        if lost_run and (waiting := self._orphans.ended(Settled(delivery, GIVE_BACK))) is not None:
+            delivery = waiting.delivery
+        self._give_back(delivery)
+
+    def _note_lost(self) -> None:
+        """Look for channels that are gone, also of subscriptions cancelled long ago: what runs is an orphan from now
+        on, what waits here is dropped."""
+        if all(one.is_open for one in self._opened):
+            return
+        self._opened = {one for one in self._opened if one.is_open}
+        self._orphans.add(list(self._started))
+        for delivery in self.executor.take_back(_is_lost) if self.executor else ():
+            self._return(delivery)
 
     def _show(self) -> None:
         """One log line a state change."""
@@ -259,7 +278,7 @@ class LiveConsumer:
                 await self._follow(connection, queue, tag, changed)
             except (ChannelLost, QctlError) as error:
                 self._served.discard(queue)
-                self._orphans.add(list(self._started))
+                self._note_lost()
                 self.why_down = await in_words(connection, queue, error)
             self._show()
             if time.monotonic() - followed_s > STEADY_S:
@@ -275,7 +294,9 @@ class LiveConsumer:
                 self._served.add(queue)  # nothing is wrong with it as far as anybody can tell
                 self._show()
             await _either(changed, connection.closed, until=lambda: self.wanted)
+            self._note_lost()
             subscription = await Subscription.open(connection, queue, tag, self._deliver)
+            self._opened.add(subscription)
             self._subscribed.add(tag)
             try:
                 await subscription.consume(self._prefetch)
@@ -299,6 +320,8 @@ class LiveConsumer:
         self, subscription: Subscription, tag: int, redelivered: bool, properties: Properties, body: bytes
     ) -> None:
         delivery = Delivery(subscription, tag, redelivered, properties, body, time.time())
+        if redelivered:
+            self._note_lost()
         if redelivered and (found := self._orphans.adopt(delivery)):
             if isinstance(found, Settled):
                 self.on_settled(found)
@@ -317,6 +340,8 @@ class LiveConsumer:
 
     def _give_back(self, delivery: Delivery) -> None:
         """Return it unharmed; as a new message where the queue's limit may be near, since that is not ours to know."""
+        if not delivery.subscription.is_open:
+            return  # the broker has it back already
         if delivery.subscription.queue in self._foreign and was_returned(delivery):
             self._forwarder.renew(delivery)
         else:
@@ -352,9 +377,12 @@ class LiveConsumer:
                 runs += 1
                 run_s += settled.run_s
                 body_bytes += len(delivery.body)
+            began = delivery in self._started
             self._started.discard(delivery)
             if not delivery.subscription.is_open:
                 late += settled.run_s is not None
+                if began:
+                    self._orphans.add([delivery])  # nobody may have noted it yet
                 adopted = self._orphans.ended(settled)
                 if adopted is None:
                     continue  # settled too late: the broker has given it to somebody else, or will
@@ -375,6 +403,10 @@ class LiveConsumer:
         self.pace.add(runs, run_s, body_bytes)
         if first and runs:
             self.tick()
+
+
+def _is_lost(delivery: Delivery) -> bool:
+    return not delivery.subscription.is_open
 
 
 async def _either(changed: asyncio.Event, lost: asyncio.Future[ChannelLost], *, until: Callable[[], bool]) -> None:

@@ -181,14 +181,19 @@ class Executor:
         starting = len(self._starting)  # first, since a task goes from here to there
         return starting + len(self.running) + (self._bed.inside if self._bed else 0)
 
-    def take_back(self) -> list[Delivery]:
-        """Everything that no slot has taken yet; it will not be run."""
-        found = self._bed.take_back() if self._bed else []
-        while True:
+    def take_back(self, which: Callable[[Delivery], bool] = lambda _: True) -> list[Delivery]:
+        """Everything, of this kind, that no slot has taken yet; it will not be run."""
+        found = self._bed.take_back(which) if self._bed else []
+        for _ in range(self._queue.qsize()):
             try:
-                found.append(self._queue.get_nowait())
+                delivery = self._queue.get_nowait()
             except Empty:
-                return found
+                break
+            if which(delivery):
+                found.append(delivery)
+            else:
+                self._queue.put(delivery)
+        return found
 
     @property
     def lost_slots(self) -> int:

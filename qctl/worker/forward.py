@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -41,8 +42,14 @@ MAX_AT_ONCE = 100
 #: The broker's count of how often a message came back, on queues that count it.
 DELIVERY_COUNT = "x-delivery-count"
 
-#: The cause of the hold.
+#: The causes of the holds.
 NO_PUBLISHES = "broker takes no retries"
+BROKEN = "tasks cannot be forwarded"
+
+#: A hold of the second kind: the first one, the longest, and after how long without one they begin anew.
+REST_FIRST_S = 1.0
+REST_LAST_S = 60.0
+REST_FORGOTTEN_S = 600.0
 
 
 class Forwarder:
@@ -70,6 +77,8 @@ class Forwarder:
         self._under_way: set[asyncio.Task[None]] = set()
         self._in_trouble: set[Settled] = set()
         self._said_missing = ""
+        self._rest_s = 0.0
+        self._rest_until_s = -math.inf
         self._declared: set[str] = set()  # queues of other consumers that were seen to exist
 
     @property
@@ -104,10 +113,23 @@ class Forwarder:
         except Exception:
             log.critical("cannot forward a task, giving it back", exc_info=True)
             subscription.give_back([tag])
+            self._rest()
         finally:
             self._in_trouble.discard(settled)
             if not self._in_trouble:
                 self._release(NO_PUBLISHES)
+
+    def _rest(self) -> None:
+        """After an error that nobody foresaw: a pause, longer each time, since what was given back runs again."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._rest_until_s:
+            return  # one of those that were under way when it began
+        if loop.time() > self._rest_until_s + REST_FORGOTTEN_S:
+            self._rest_s = REST_FIRST_S / 2
+        self._rest_s = min(2 * self._rest_s, REST_LAST_S)
+        self._rest_until_s = loop.time() + self._rest_s
+        self._hold(BROKEN, f"{BROKEN}: an error of qctl's own, see the log; goes on in {self._rest_s:g} s")
+        loop.call_at(self._rest_until_s, self._release, BROKEN)
 
     async def _publish_all(self, settled: Settled, waiting: list[Outgoing], enough: frozenset[Published]) -> Published:
         """Publish what waits, and take out of it what met a fate that is good enough; the first fate that was not."""
@@ -132,7 +154,11 @@ class Forwarder:
             self._trouble(settled, outgoing, f"no confirm within {SLOW_CONFIRM_S:g} s")
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if attempt.done():
-            return attempt.result()
+            try:
+                return attempt.result()
+            except ValueError as error:  # no other try will change it: good enough for an answer, all else is held
+                log.error("cannot publish to %s: %s", outgoing.routing_key, error)
+                return Published.REFUSED
         attempt.cancel()
         return Published.LOST
 
@@ -178,28 +204,36 @@ class Forwarder:
         task.add_done_callback(self._under_way.discard)
 
     async def _renew(self, delivery: Delivery) -> None:
-        subscription, properties = delivery.subscription, delivery.properties
-        publisher, renewed = self._publisher(), False
-        if publisher is not None and not publisher.channel.connection.blocked:
-            again = republish(
-                properties,
-                changes={},
-                message_id=str(uuid.uuid4()),
-                first_seen=utc(delivery.received_s),
-                persistent=properties.delivery_mode == PERSISTENT,
-            )
-            outgoing = Outgoing(topology.TASKS, subscription.queue, delivery.body, again)
-            try:
-                fate = await asyncio.wait_for(publisher.publish(outgoing), RENEW_CONFIRM_S)
-                renewed = fate is Published.CONFIRMED
-            except TimeoutError:
-                log.debug("no confirm within %g s, giving the task back as it is", RENEW_CONFIRM_S)
-            except ValueError as error:
-                log.warning("cannot publish a task again, giving it back as it is: %s", error)
+        subscription, renewed = delivery.subscription, False
+        try:
+            renewed = await self._publish_anew(delivery)
+        except TimeoutError:
+            log.debug("no confirm within %g s, giving the task back as it is", RENEW_CONFIRM_S)
+        except ValueError as error:
+            log.warning("cannot publish a task again, giving it back as it is: %s", error)
+        # As above: it must not be lost in here.
+        except Exception:
+            log.critical("cannot publish a task again, giving it back as it is", exc_info=True)
         if renewed:
             subscription.ack([delivery.tag])
         else:
             subscription.give_back([delivery.tag])  # rather counted once more than kept here
+
+    async def _publish_anew(self, delivery: Delivery) -> bool:
+        """Whether the broker has it as a new message now. Raises TimeoutError, ValueError."""
+        publisher, properties = self._publisher(), delivery.properties
+        if publisher is None or publisher.channel.connection.blocked or not delivery.subscription.is_open:
+            return False  # the broker has back what was lost meanwhile; a copy of it would run as well
+        again = republish(
+            properties,
+            changes={},
+            message_id=str(uuid.uuid4()),
+            first_seen=utc(delivery.received_s),
+            persistent=properties.delivery_mode == PERSISTENT,
+        )
+        outgoing = Outgoing(topology.TASKS, delivery.subscription.queue, delivery.body, again)
+        fate = await asyncio.wait_for(publisher.publish(outgoing), RENEW_CONFIRM_S)
+        return fate is Published.CONFIRMED
 
     def _outgoing(self, settled: Settled) -> tuple[list[Outgoing], frozenset[Published]]:
         """What to publish, and the fates that are good enough.

@@ -114,6 +114,7 @@ def _die_with(parent: int) -> None:
         os._exit(int(Exit.FAILED))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, lambda *_: None)  # not ignored: what a handler starts should not inherit that
 
 
 def main() -> None:

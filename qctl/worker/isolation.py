@@ -68,5 +68,8 @@ def next_in(waiting: Iterable[S], inside: Collection[S], slots: Mapping[str, int
 
 
 def culprits(inside: Sequence[S], overdue: Collection[S]) -> Sequence[S]:
-    """Who may have ended the ward: those it was ended for, else all that ran; one alone is to blame."""
-    return [one for one in inside if one in overdue] or [one for one in inside if one.started]
+    """Who may have ended the ward: all that ran, and only those it was ended for, if it was; one alone is to blame.
+
+    Who was over its time before it began has waited for the machine, and did nothing itself.
+    """
+    return [one for one in inside if one.started and (not overdue or one in overdue)]

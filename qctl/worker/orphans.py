@@ -50,8 +50,7 @@ class Orphans:
     def add(self, running: Iterable[Delivery]) -> None:
         """Their deliveries were lost while they ran; again, for those whose redelivery was lost as well."""
         for delivery in running:
-            key = key_of(delivery)
-            if key is not None and not delivery.subscription.is_open:
+            if not delivery.subscription.is_open and (key := key_of(delivery)) is not None:
                 self._by_key.setdefault(key, _Orphan())
 
     def adopt(self, delivery: Delivery) -> Settled | bool:

@@ -14,8 +14,8 @@ from dataclasses import replace
 from qctl.broker.message import text
 from qctl.worker.execute import Delivery, Settled
 from qctl.worker.judge import tell
-from qctl.worker.outcome import spared
-from qctl.worker.upstream import Health, Sight, Trouble
+from qctl.worker.outcome import Ending, spared
+from qctl.worker.upstream import SERVED, Health, Sight, Trouble
 
 #: The causes that a probe may pass; any other hold keeps it back too.
 _PASSABLE = frozenset(trouble.value for trouble in Trouble)
@@ -68,10 +68,12 @@ class Probing:
     def weigh(self, settled: Settled) -> Settled:
         """Take in what a task saw; the same with another outcome when the upstream was the cause."""
         delivery, seen, now_s = settled.delivery, settled.seen, time.monotonic()
+        is_probe = delivery is self.probe
+        if seen is None and is_probe and settled.run_s is not None and settled.outcome.ending is Ending.ACK:
+            seen = SERVED  # it did what it is for, whatever it met on the way; if that is wrong, the next tasks tell
         if seen is None:
             self.missed(delivery)
             return settled
-        is_probe = delivery is self.probe
         if is_probe:
             self.probe = None
         spare = self._health.weigh(seen, task=text(delivery.properties.message_id), probe=is_probe, now_s=now_s)

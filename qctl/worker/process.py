@@ -67,7 +67,7 @@ class WorkerProcess:
             hold_after_s=plan.settings.hold_after_s,
             on_standing=lambda name, standing: self._call_soon(self._apply_standing, name, standing),
         )
-        self._identity = Identity(plan.host.name, index, self._leases)
+        self._identity = Identity(plan.host.name, index, self._leases, plan.state_directory / plan.host.name)
         self._identity.count_former(plan.former)
         self._ward = Ward(plan, self.origin)
         coroutines: CoroutineLoop | None = None

@@ -137,6 +137,7 @@ class Supervisor:
     async def _first_connection(self) -> Connection:
         """Try for ever while the broker is unreachable; a refusal or a taken name is raised."""
         for pause_s in backoff():
+            connection: Connection | None = None
             try:
                 connection = await self._dial(patient=False)
                 await claim(connection, self.plan.host.name, self._me, patience_s=PATIENCE_S)
@@ -144,6 +145,8 @@ class Supervisor:
             except (BrokerUnreachable, ChannelLost) as error:
                 hint = getattr(error, "hint", "")
                 log.warning("%s; trying again in %.1f s. %s", error, pause_s, hint)
+                if connection is not None:
+                    await connection.close()  # it may hold the name by now
             await asyncio.sleep(pause_s)
         raise AssertionError("backoff() never ends")
 
@@ -260,6 +263,14 @@ class Supervisor:
             plan = self._replan()
         except QctlError as error:
             log.error("SIGHUP: nothing changes: %s", "; ".join([error.message, *getattr(error, "mistakes", ())]))
+            return
+        if (plan.host.name, plan.state_directory) != (self.plan.host.name, self.plan.state_directory):
+            # The lock, the name on the broker and the ledger are of the one that started.
+            log.error(
+                "SIGHUP: nothing changes: this machine would be host %s and runs as %s; restart the worker for that",
+                plan.host.name,
+                self.plan.host.name,
+            )
             return
         log.info("SIGHUP: the inventory is good, replacing %d processes", self.processes)
         before, self.plan = self.plan, plan

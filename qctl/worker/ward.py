@@ -92,9 +92,9 @@ class Bed:
         """Suspects in the ward: they run, or are about to."""
         return self._ward.count(self, waiting=False)
 
-    def take_back(self) -> list[Delivery]:
-        """Everything that is not in the ward yet; it will not be run."""
-        return self._ward.take_back(self)
+    def take_back(self, which: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Everything, of this kind, that is not in the ward yet; it will not be run."""
+        return self._ward.take_back(self, which)
 
     def expire(self) -> None:
         """End the ward when somebody in it is over time."""
@@ -135,13 +135,13 @@ class Ward:
         with self._lock:
             return sum(one.bed is bed for one in (self._waiting if waiting else self._inside.values()))
 
-    def take_back(self, bed: Bed) -> list[Delivery]:
+    def take_back(self, bed: Bed, which: Callable[[Delivery], bool]) -> list[Delivery]:
         """See Bed."""
         if self._thread is None:
             return []
         with self._lock:
-            found = [one for one in self._waiting if one.bed is bed]
-            self._waiting = deque(one for one in self._waiting if one.bed is not bed)
+            found = [one for one in self._waiting if one.bed is bed and which(one.delivery)]
+            self._waiting = deque(one for one in self._waiting if one not in found)
         return [one.delivery for one in found]
 
     def expire(self) -> None:
@@ -202,7 +202,19 @@ class Ward:
                     ran = self._hear(pipe, *told) or ran
             except OSError as error:
                 log.debug("the pipe to the ward is gone: %s", error)
-        self._end(child)
+                ran = self._last_words(pipe) or ran
+            finally:  # whatever went wrong: who was in it must not be kept for one that is no more
+                pipe.close()
+                needed = self._end(child)
+        return ran or not needed
+
+    def _last_words(self, pipe: Connection) -> bool:
+        """What the child said before it died counts: these have ended, and ended nothing. True if there were any."""
+        ran = False
+        with suppress(OSError, EOFError):
+            while pipe.poll():
+                what, *words = pipe.recv()
+                ran = (what == "settled" and self._hear(pipe, what, *words)) or ran
         return ran
 
     def _converse(self, child: subprocess.Popen[bytes], pipe: Connection) -> Iterator[tuple[Any, ...]]:
@@ -244,10 +256,10 @@ class Ward:
         """Obey the child; True when a task has started."""
         patient = self._inside[number]
         if what == "settled":
-            with self._lock:
-                del self._inside[number]
             (settled,) = words
             patient.bed.settled(replace(settled, delivery=patient.delivery))
+            with self._lock:  # last: in between it would be neither inside nor on its way out
+                del self._inside[number]
             return True
         assert what == "may start"
         allowed = patient.bed.may_start(patient.delivery)
@@ -257,8 +269,8 @@ class Ward:
         pipe.send(("may start", number, allowed))
         return allowed is True
 
-    def _end(self, child: subprocess.Popen[bytes]) -> None:
-        """The pipe is closed: see the child end, and find out who is to blame for it."""
+    def _end(self, child: subprocess.Popen[bytes]) -> bool:
+        """The pipe is closed: see the child end, and find out who is to blame for it; False when nobody was in it."""
         try:
             code = child.wait(CLOSING_S)
         except subprocess.TimeoutExpired:
@@ -269,7 +281,7 @@ class Ward:
             inside, self._inside = list(self._inside.values()), {}
             overdue = self._overdue
         if not inside:
-            return
+            return False
         blamed = culprits(inside, overdue)
         log.error("process for suspects pid=%d %s; ran in it: %d task(s)", child.pid, _ended(code), len(blamed))
         for one in inside:
@@ -280,6 +292,7 @@ class Ward:
             self._blame(one, "did not end in time" if one in overdue else _ended(code))
         with self._lock:
             self._waiting.extendleft(reversed(inside))
+        return True
 
     def _blame(self, patient: Patient, how: str) -> None:
         rules, delivery = patient.bed.rules, patient.delivery

@@ -228,7 +228,7 @@ async def test_given_an_alarm_then_it_is_said_and_waited_for(local_vhost: Vhost)
         await own.say(hello())
         said: list[str] = []
         with alarm(local_vhost.broker):
-            saying = asyncio.ensure_future(own.say(hello("b"), on_blocked=said.append))
+            saying = asyncio.ensure_future(own.say(hello("b"), on_delay=said.append))
 
             await until("the alarm is noticed", lambda: said)
             assert said[0].startswith("the broker takes no events (memory or disk alarm)")

@@ -24,6 +24,8 @@ KEYS = ("method", "path", "params", "headers", "json")
 MAX_DECODES = 3
 MAX_PATH_CHARS = 8_192
 CHUNK_BYTES = 64 << 10
+#: AMQP has no room for a longer one.
+MAX_CONTENT_TYPE_BYTES = 255
 _RETRY_STATUS = frozenset({408, 425})
 
 #: Blanks, control characters, backslashes, fragments and lone surrogates, as they stand.
@@ -169,4 +171,6 @@ def _call(
             raise Retry(None, f"the answer was not complete after {timeout_s:g} s")
         if len(body) > most_bytes:
             raise Reject(f"the answer is larger than max_response ({most_bytes} bytes)")
-        return Answer(bytes(body), response.headers.get("content-type", "application/octet-stream"), status)
+        kind = response.headers.get("content-type", "")
+        fits = 0 < len(kind.encode()) <= MAX_CONTENT_TYPE_BYTES
+        return Answer(bytes(body), kind if fits else "application/octet-stream", status)

@@ -15,10 +15,8 @@ def hellos(*said: tuple[str, str]) -> list[Hello]:
 
 
 def folded(*said: tuple[str, str]) -> Desired:
-    desired = Desired()
-    for one in hellos(*said):
-        desired = fold(desired, one)
-    return desired
+    events, half = hellos(*said), len(said) // 2
+    return fold(fold(Desired(), events[:half]), events[half:])
 
 
 def test_given_a_first_hello_then_no_ledger_came_before() -> None:
