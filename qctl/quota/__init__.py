@@ -3,10 +3,10 @@
 Here live the limits of an upstream (`policy`), the arithmetic of windows (`window`) and the decisions to pay, wait or
 hold (`admission`), all pure; the durable record of a host (`ledger`, its sums in `books` and `desk`; its file in
 `directory`, `schema`, `words`, `liveness` and `locks`; what is done when it is damaged in `repair`, and said in
-`faults`); and one process's share of it (`lease`: units in memory in `till` and `pool`, its thread in `renewal`, its
-consumers in `standing`). From outside, use what is named in `__all__`. Limits come from the inventory (the worker
-converts them), instants from the boot clock, units from the tasks; all goes to STATE/HOST/ledger.sqlite and nowhere
-else. Nothing here knows a broker, a task or a wall clock.
+`faults`; what one out of use has left spent in `remains`); and one process's share of it (`lease`: units in memory in
+`till` and `pool`, its thread in `renewal`, its consumers in `standing`). From outside, use what is named in `__all__`.
+Limits come from the inventory (the worker converts them), instants from the boot clock, units from the tasks; all goes
+to STATE/HOST/ledger.sqlite and nowhere else. Nothing here knows a broker, a task or a wall clock.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from qctl.quota.ledger import Ledger
 from qctl.quota.locks import LOCK_HELD_TOO_LONG_S, Holding, lock_holders, watch_locks
 from qctl.quota.policy import Limit, Policy, Window
 from qctl.quota.pool import Grant, Priced
+from qctl.quota.remains import remains
 from qctl.quota.window import LimitReading, Reading, free_at, free_units
 
 __all__ = [
@@ -42,5 +43,6 @@ __all__ = [
     "free_at",
     "free_units",
     "lock_holders",
+    "remains",
     "watch_locks",
 ]

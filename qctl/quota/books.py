@@ -26,8 +26,8 @@ SWEEP_NS = NS_PER_S
 _SWEEPS_A_WINDOW = 32
 #: Of a first epoch; room is left to count from there.
 _EPOCH_BITS = 62
-#: Occasions that are remembered, on which the window was counted as spent.
-_EVIDENCE_KEPT = 100
+#: Occasions that are remembered, on which the window was counted as spent: more than a machine has former names.
+_EVIDENCE_KEPT = 2_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,8 @@ def holders_of(files: list[os.stat_result], proc_locks: str) -> tuple[int, ...]:
     found: dict[int, None] = {}
     for line in proc_locks.splitlines():
         fields = line.split()
-        if len(fields) < 6 or fields[1] == "->" or not fields[4].isdigit() or fields[4] == "0":
+        # The line of who waits has an arrow more, and no number here.
+        if len(fields) < 6 or not fields[4].isdigit() or fields[4] == "0":
             continue
         major, minor, inode = fields[5].split(":")
         status = inodes.get(int(inode))

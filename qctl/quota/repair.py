@@ -64,7 +64,7 @@ def open_sound(directory: Path, *, clock: Clock, unknown: bool, patience_s: floa
         # After the exception, which may keep a statement alive, and with it a lock of this process.
         if path.is_file():
             stack.enter_context(idle(path, patience_s=patience_s))
-        unknown = unknown or not missing or _has_traces(directory)
+        unknown = unknown or not missing or has_traces(directory)
         _replace(directory, clock=clock, unknown=unknown, why=why)
     return examine(path, patience_s=patience_s), not unknown
 
@@ -72,8 +72,8 @@ def open_sound(directory: Path, *, clock: Clock, unknown: bool, patience_s: floa
 def examine(path: Path, *, patience_s: float) -> sqlite3.Connection:
     """Open the ledger at `path` if it is a sound one. Every statement is read to its end: half of one keeps a lock.
 
-    Raises NotALedger if it is none or of an older version, LedgerError for one of a newer version; sqlite3.Error, OSError if that cannot be
-    said at present.
+    Raises NotALedger if it is none or of an older version, LedgerError for one of a newer version; sqlite3.Error,
+    OSError if that cannot be said at present.
     """
     try:
         mode = path.stat().st_mode
@@ -139,7 +139,7 @@ def _can_be_written(connection: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
-def _has_traces(directory: Path) -> bool:
+def has_traces(directory: Path) -> bool:
     """Whether there was a ledger before."""
     return (directory / schema.WORDS_FILE).exists() or bool(_aside(directory))
 

@@ -130,9 +130,10 @@ class Process:
     def __init__(self, world: World) -> None:
         self.world = world
         self.leases = Leases.open(world.directory, [world.policy], clock=world.clock.clock())
-        if world.ledger_id not in ("", self.leases.ledger_id):
-            # As the worker does, which finds the id in the control log.
-            self.leases.count_as_spent(world.ledger_id)
+        # As the worker does, which finds the id in the control log.
+        is_another = world.ledger_id not in ("", self.leases.ledger_id)
+        if is_another and self.leases.count_as_spent(world.ledger_id):
+            world.charge_all()
         self.priced = {name: self.leases.register(name, {"api": cost}) for name, cost in world.costs.items()}
         self.tasks: list[Task] = []
         self.waiting = 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -260,6 +263,23 @@ def test_a_claim_ends_after_a_window_with_its_process_and_when_it_is_withdrawn(j
     assert lease(other, 1, held=99)
 
 
+def test_who_asks_again_in_the_second_half_of_its_claim_keeps_its_place(join: Open, clock: FakeClock) -> None:
+    holder, first, second = join(), join(), join()
+    life_ns = API.limits[0].claim_ns
+    assert lease(holder, 100)
+    assert not lease(first, 3)
+    clock.pass_ns(life_ns // 2 + 10**6)
+    assert not lease(second, 3)
+
+    # When it asks again, and its claim would have ended since
+    assert not lease(first, 3)
+    clock.pass_ns(life_ns // 2 + 10**6)
+    holder.exchange(Exchange(held={"api": 97}))
+
+    assert not lease(second, 3)
+    assert lease(first, 3)
+
+
 def test_what_can_never_be_paid_keeps_nobody_waiting(join: Open) -> None:
     never, other = join(), join()
 
@@ -511,6 +531,45 @@ def test_after_a_reboot_all_was_spent_just_now_and_nothing_freezes(
     assert used(after) == (0,)
 
 
+@pytest.mark.parametrize("up_s", [5, 5000], ids=["behind", "ahead"])
+def test_what_a_limit_allowed_before_a_reboot_bounds_nothing_after_it(join: Open, clock: FakeClock, up_s: int) -> None:
+    # Given units that a short period has forgotten already
+    ledger = join(Policy("api", (Limit(500, 20 * S),)))
+    assert lease(ledger, 500)
+    ledger.exchange(Exchange(settled={"api": {ledger.clock.now_ns(): 500}}))
+    clock.pass_ns(12 * S)
+    ledger.configure([Policy("api", (Limit(1, 10 * S),))])
+    assert used(ledger) == (0,)
+
+    # When the ledger finds itself under another boot clock, and a longer period is asked for
+    clock.boots += 1
+    clock.booted_ns = clock.true_ns - up_s * S
+    ledger.configure([Policy("api", (Limit(1000, 60 * S),))])
+
+    # Then they may have been spent within it
+    assert used(ledger) >= (500,)
+
+
+def test_what_was_rolled_back_is_not_remembered(join: Open, directory: Path, clock: FakeClock) -> None:
+    # Given a change that fails: the clock is behind the file's, and a reader keeps the commit waiting
+    ledger, other = join(), join()
+    clock.booted_ns += S
+    reader = sqlite3.connect(directory / "ledger.sqlite", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM meta").fetchall()
+    with pytest.raises(LedgerError, match="locked"):
+        ledger.exchange(Exchange(), patience_s=0.0)
+    reader.execute("ROLLBACK")
+    reader.close()
+
+    # When another change takes its place, the clock having caught up
+    clock.pass_ns(2 * S)
+    other.configure([Policy("api", (Limit(10, 10 * S),))])
+
+    assert not lease(ledger, 50)
+    assert lease(ledger, 10)
+
+
 def test_instants_of_a_clock_that_restarted_do_not_count_for_ever(join: Open, clock: FakeClock) -> None:
     ledger = join()
     ahead_ns = ledger.clock.now_ns() + 10**6 * S
@@ -520,6 +579,72 @@ def test_instants_of_a_clock_that_restarted_do_not_count_for_ever(join: Open, cl
     assert used(ledger) == (5,)
     clock.pass_ns(10 * S + 20 * 10**6)
     assert used(ledger) == (0,)
+
+
+# -- evidence of spending that is not in the ledger
+
+
+def test_evidence_counts_the_window_as_spent_once(join: Open, clock: FakeClock) -> None:
+    one, other = join(), join()
+    assert lease(one, 5)
+    epoch = one.readings()["api"].epoch
+
+    # The first time all leases are void, and all counts as used up
+    assert one.count_as_spent("a lost volume")
+    assert other.words.view[other.slots()["api"]] == one.readings()["api"].epoch != epoch
+    assert used(other) == (105,)
+
+    # Not again for the same evidence, by whomever, until there is another
+    clock.pass_ns(20 * S + 40 * 10**6)
+    one.exchange(Exchange())
+    assert not one.count_as_spent("a lost volume")
+    assert not other.count_as_spent("a lost volume")
+    assert used(other) == (0,)
+    assert other.count_as_spent("a renamed host")
+    assert used(one) == (100,)
+
+
+_EVIDENT = """
+import sys
+from pathlib import Path
+from qctl.quota import Ledger
+
+ledger = Ledger.open(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+print(*(ledger.count_as_spent(f"evidence {n}") for n in range(20)))
+"""
+
+
+def test_of_processes_that_have_the_same_evidence_at_once_one_counts_the_window(directory: Path) -> None:
+    # Given processes with the ledger open
+    ledger = Ledger.open(directory)
+    ledger.configure([API])
+    arguments = [sys.executable, "-c", _EVIDENT, str(directory)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    processes = [
+        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(3)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+
+        # When each finds the same twenty times
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        did = [process.communicate(timeout=60)[0].split() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+        ledger.close()
+
+    # Then of each exactly one of them counted
+    assert [sorted(each) for each in zip(*did, strict=True)] == 20 * [["False", "False", "True"]]
 
 
 # -- the file

@@ -18,7 +18,7 @@ import pytest
 from qctl.errors import LedgerError
 from qctl.quota import Ledger, Limit, Policy, lock_holders, repair, watch_locks
 from qctl.quota.ledger import Exchange, Response, Want
-from qctl.quota.locks import LOCK_HELD_TOO_LONG_S, holders_of, idle
+from qctl.quota.locks import LOCK_HELD_TOO_LONG_S, holders_of, idle, replacing
 from tests.unit.quota.model import FakeClock, S
 
 API = Policy("api", (Limit(100, 10 * S),))
@@ -110,8 +110,16 @@ def another_column(path: Path) -> None:
     _execute(path, "ALTER TABLE spent ADD COLUMN colour TEXT")
 
 
+def an_older_version(path: Path) -> None:
+    _execute(path, "UPDATE meta SET schema_version = 1")
+
+
 def words_for_numbers(path: Path) -> None:
     _execute(path, "UPDATE limits SET since_ns = 'yesterday'")
+
+
+def a_row_of_nobodys(path: Path) -> None:
+    _execute(path, "INSERT INTO leases VALUES ('nobody', 99, 1)")
 
 
 def for_newer_programs_alone(path: Path) -> None:
@@ -129,7 +137,9 @@ DAMAGES = [
     another_program,
     no_head,
     another_column,
+    an_older_version,
     words_for_numbers,
+    a_row_of_nobodys,
     for_newer_programs_alone,
 ]
 
@@ -298,6 +308,18 @@ def test_a_shared_page_that_is_deleted_is_no_longer_looked_at(join: Open, direct
     assert ledger.words.view[slot] == other.words.view[slot] == other.readings()["api"].epoch
 
 
+def test_a_new_ledger_voids_the_leases_of_the_former_at_once(join: Open, directory: Path, clock: FakeClock) -> None:
+    ledger = join()
+    slot = ledger.slots()["api"]
+    epoch = ledger.words.view[slot]
+    overwrite(file(directory))
+
+    # When somebody opens it who knows of no quota
+    Ledger.open(directory, clock=clock.clock()).close()
+
+    assert ledger.words.view[slot] != epoch
+
+
 def test_of_what_was_set_aside_only_the_newest_are_kept(directory: Path, clock: FakeClock) -> None:
     for _ in range(repair.KEPT_ASIDE + 2):
         Ledger.open(directory, clock=clock.clock()).close()
@@ -307,17 +329,21 @@ def test_of_what_was_set_aside_only_the_newest_are_kept(directory: Path, clock: 
     assert len(set_aside(directory)) == repair.KEPT_ASIDE
 
 
-def test_a_journal_of_the_damaged_file_does_not_get_into_the_new_one(join: Open, directory: Path) -> None:
+@pytest.mark.parametrize("lose", [overwrite, Path.unlink], ids=["damaged", "deleted"])
+def test_a_journal_of_the_former_file_does_not_get_into_the_new_one(
+    join: Open, directory: Path, lose: Callable[[Path], None]
+) -> None:
     # Given a transaction that a crash left half done: its journal says how the pages were before
     join().close()
     journal = file(directory).with_name("ledger.sqlite-journal")
     writer = sqlite3.connect(file(directory), isolation_level=None)
     writer.execute("PRAGMA cache_size = 1")
     writer.execute("BEGIN IMMEDIATE")
+    writer.execute("UPDATE meta SET seen_ns = seen_ns + 1")
     writer.executemany("INSERT INTO counted VALUES (?, 1)", [(f"{n:0200}",) for n in range(500)])
     hot = journal.read_bytes()
     writer.close()
-    overwrite(file(directory))
+    lose(file(directory))
     journal.write_bytes(hot)
 
     ledger = join()
@@ -340,6 +366,19 @@ def test_a_damaged_file_in_which_a_transaction_is_open_is_left_alone(join: Open,
         assert lock_holders(directory) == (pid,)
     join()
     assert len(set_aside(directory)) == 1
+
+
+def test_a_transaction_of_this_process_keeps_it_from_having_the_file_to_itself(join: Open, directory: Path) -> None:
+    join().close()
+    connection = sqlite3.connect(file(directory), isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(BlockingIOError), idle(file(directory), patience_s=0):
+        pytest.fail("had it")
+
+    connection.close()
+    with idle(file(directory), patience_s=0):
+        pass
 
 
 def test_a_locked_ledger_names_who_holds_it_and_is_left_alone(join: Open, directory: Path) -> None:
@@ -389,11 +428,21 @@ def test_who_holds_a_lock_is_read_by_the_file_and_not_who_waits(directory: Path,
         f"1: POSIX  ADVISORY  WRITE 4711 {where} 1073741825 1073741825\n"
         f"1: -> POSIX  ADVISORY  WRITE 4712 {where} 1073741825 1073741825\n"
         f"2: POSIX  ADVISORY  READ 4713 00:00:{status.st_ino + 1} 0 EOF\n"
+        # Of another file system, and the process has no such file open.
+        f"2: POSIX  ADVISORY  WRITE {os.getpid()} ff:ffff:{status.st_ino} 0 EOF\n"
         f"3: OFDLCK ADVISORY  WRITE -1 {where} 0 EOF\n"
         f"4: FLOCK  ADVISORY  WRITE 0 {where} 0 EOF\n"
     )
 
     assert holders_of([status], text) == (4711,)
+
+
+def test_who_replaces_the_ledger_holds_a_lock_that_is_seen(join: Open, directory: Path) -> None:
+    join()
+
+    with replacing(directory, patience_s=0):
+        assert lock_holders(directory) == (os.getpid(),)
+    assert lock_holders(directory) == ()
 
 
 def test_a_lock_held_at_every_look_of_a_busy_ledger_is_not_held_too_long(join: Open, directory: Path) -> None:

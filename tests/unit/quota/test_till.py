@@ -191,6 +191,20 @@ def test_after_a_failed_exchange_only_what_was_not_to_be_given_back_may_be_spent
     assert scene.till.pools["api"].restate
 
 
+def test_after_a_failed_exchange_what_was_doubtful_is_doubtful_still() -> None:
+    scene = Scene(api=5)
+    scene.till.settle(scene.take(api=2), {"api": 2}, ambiguous=True)
+    scene.till.settle(scene.take(api=1))
+    statement = scene.till.state({})
+
+    # When more is settled while the exchange fails
+    scene.till.settle(scene.take(api=1), {"api": 1}, ambiguous=True)
+    scene.till.restore(statement)
+
+    again = scene.till.state({})
+    assert (sum(again.settled["api"].values()), sum(again.doubtful["api"].values())) == (1, 3)
+
+
 def test_who_waits_is_served_in_order_and_nobody_passes() -> None:
     scene = Scene(api=2)
     costly = scene.wait("costly", api=5)

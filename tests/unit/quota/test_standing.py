@@ -1,0 +1,240 @@
+"""How a held consumer keeps its place in line, and how one without a place finds out whether it has a task.
+
+The ledger's thread takes its turns when the test says so, by a clock that the test moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from qctl.quota import Cause, Grant, Hold, Leases, Limit, Policy, Standing
+from qctl.quota.renewal import Renewal
+from qctl.quota.standing import LOOK_NS
+from tests.unit.quota.model import FakeClock, S, no_writes
+
+LIMIT = Limit(10, 10 * S)
+#: As `Leases.open` has it.
+HOLD_AFTER_NS = S
+#: Until the next turn of the ledger's thread.
+TURN_NS = S // 4
+Open = Callable[..., Leases]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, clock: FakeClock) -> Iterator[Open]:
+    """Leases as of one process each, on one ledger, whose threads are not running."""
+    found: list[Leases] = []
+
+    def open_one(
+        *, hold_after_s: float = HOLD_AFTER_NS / S, told: Callable[[str, Standing], None] = lambda *_: None
+    ) -> Leases:
+        found.append(
+            Leases.open(
+                tmp_path / "web-1",
+                [Policy("api", (LIMIT,))],
+                clock=clock.clock(),
+                hold_after_s=hold_after_s,
+                on_standing=told,
+            )
+        )
+        return found[-1]
+
+    with mock.patch.object(Renewal, "start"), mock.patch.object(Renewal, "stop"):
+        yield open_one
+        for leases in found:
+            leases.close()
+
+
+def pass_time(clock: FakeClock, leases: Leases, span_ns: int) -> None:
+    for _ in range(span_ns // TURN_NS):
+        clock.pass_ns(TURN_NS)
+        leases._renewal.turn()
+
+
+def ask(leases: Leases, consumer: str, units: int) -> list[Grant | Hold]:
+    """Have a task of it wait; the answer, once there is one."""
+    answers: list[Grant | Hold] = []
+    leases._request(leases.price(consumer, {"api": units}), answers.append, None)
+    leases._renewal.turn()
+    return answers
+
+
+def until_held(clock: FakeClock, leases: Leases) -> int:
+    """Until it is clear that what is out does not come back in time."""
+    for _ in range(2 * HOLD_AFTER_NS // TURN_NS):
+        pass_time(clock, leases, TURN_NS)
+        if leases.standing("timeline").held is not None:
+            return clock.true_ns
+    raise AssertionError("never held")
+
+
+def spend_all(leases: Leases) -> Grant:
+    """A task that runs on and has all there is."""
+    leases.register("whale", {"api": LIMIT.units})
+    (answer,) = ask(leases, "whale", LIMIT.units)
+    assert isinstance(answer, Grant)
+    return answer
+
+
+def test_a_held_consumer_keeps_its_place_in_line_for_as_long_as_it_is_held(opened: Open, clock: FakeClock) -> None:
+    # Given a consumer that is held, with a task of it in line
+    running, leases = opened(), opened()
+    grant = spend_all(running)
+    leases.register("timeline", {"api": 5})
+    answers = ask(leases, "timeline", 5)
+    pass_time(clock, leases, 2 * S)
+    assert isinstance(answers[0], Hold)
+    (before,) = leases._ledger.readings()["api"].claims
+
+    # When more time passes than a claim lives for, in which it is held throughout
+    for _ in range(3 * LIMIT.claim_ns // TURN_NS):
+        pass_time(clock, leases, TURN_NS)
+        assert leases.standing("timeline").held is not None
+
+    # Then it stands where it stood, and is paid when there is something
+    (after,) = leases._ledger.readings()["api"].claims
+    assert (after.seq, after.units) == (before.seq, 5)
+    running.settle(grant, {"api": 0})
+    for _ in range(3 * S // TURN_NS):
+        running._renewal.turn()
+        pass_time(clock, leases, TURN_NS)
+        if leases.take(leases.price("timeline", {"api": 5})) is not None:
+            return
+    pytest.fail("not paid within three seconds")
+
+
+def test_a_held_consumer_without_a_place_in_line_looks_for_a_task_once_a_window(opened: Open, clock: FakeClock) -> None:
+    # Given a consumer that was held from the start, so that no task of it ever asked
+    running, leases = opened(), opened()
+    spend_all(running)
+    leases.register("timeline", {"api": 1})
+    since_ns = until_held(clock, leases)
+
+    # When nothing changes for three windows, and some seconds
+    looks_ns: list[int] = []
+    while clock.true_ns < since_ns + 3 * LIMIT.claim_ns + 10 * S:
+        pass_time(clock, leases, TURN_NS)
+        if leases.standing("timeline") == Standing():
+            looks_ns.append(clock.true_ns - since_ns)
+
+    # Then it consumed for a while in each
+    begins_ns = [at_ns for at_ns in looks_ns if at_ns - TURN_NS not in looks_ns]
+    assert len(begins_ns) == 3
+    assert LIMIT.claim_ns <= begins_ns[0] < LIMIT.claim_ns + TURN_NS
+    assert abs(len(looks_ns) * TURN_NS - 3 * (LOOK_NS + HOLD_AFTER_NS)) <= 3 * TURN_NS
+
+
+def test_a_task_that_is_met_on_such_a_look_stands_in_line(opened: Open, clock: FakeClock) -> None:
+    running, leases = opened(), opened()
+    spend_all(running)
+    leases.register("timeline", {"api": 1})
+    until_held(clock, leases)
+    assert isinstance(ask(leases, "timeline", 1)[0], Hold)
+    assert leases._ledger.readings()["api"].claims == ()
+
+    pass_time(clock, leases, LIMIT.claim_ns + TURN_NS)
+    ask(leases, "timeline", 1)
+
+    assert [claim.consumer for claim in leases._ledger.readings()["api"].claims] == ["timeline"]
+
+
+def test_the_listener_is_told_before_who_waits(opened: Open, clock: FakeClock) -> None:
+    # Who gives a delivery back must find its consumer held
+    heard: list[str] = []
+    running, leases = opened(), opened(told=lambda consumer, _: heard.append(consumer))
+    spend_all(running)
+    leases.register("timeline", {"api": 1})
+    leases._request(leases.price("timeline", {"api": 1}), lambda _: heard.append("who waits"), None)
+
+    pass_time(clock, leases, 2 * HOLD_AFTER_NS)
+
+    assert heard == ["timeline", "who waits"]
+
+
+def test_nobody_is_told_of_a_consumer_that_was_withdrawn_while_it_was_judged(opened: Open, clock: FakeClock) -> None:
+    told: list[str] = []
+    running, leases = opened(), opened(told=lambda consumer, _: told.append(consumer))
+    spend_all(running)
+    withdrawing = False
+
+    def backlog() -> dict[str, int]:
+        # Asked in the middle of judging.
+        if withdrawing:
+            leases.withdraw("timeline")
+        return {}
+
+    leases.register("timeline", {"api": 1}, backlog=backlog)
+    pass_time(clock, leases, HOLD_AFTER_NS)
+    assert leases.standing("timeline") == Standing()
+    withdrawing = True
+    pass_time(clock, leases, HOLD_AFTER_NS)
+
+    assert told == []
+
+
+def test_while_the_ledger_cannot_be_written_who_can_pay_from_memory_consumes(opened: Open, clock: FakeClock) -> None:
+    # Given units in memory, and a settlement that cannot be written down
+    leases = opened(hold_after_s=TURN_NS / S)
+    leases.register("timeline", {"api": 1})
+    leases.register("costly", {"api": 5})
+    (grant,) = ask(leases, "timeline", 1)
+    assert isinstance(grant, Grant)
+    leases.settle(grant)
+    leases._renewal.turn()
+    assert leases._till.pools["api"].left == 1
+
+    # When it is known for as long as a task may wait
+    with no_writes():
+        pass_time(clock, leases, 3 * TURN_NS)
+
+        # Then only who needs more than that is held
+        assert leases.broken is not None
+        assert leases.standing("timeline") == Standing()
+        held = leases.standing("costly").held
+        assert held is not None
+        assert held.cause is Cause.LEDGER
+
+
+def test_tasks_in_line_are_a_backlog_whatever_the_worker_says_of_it(opened: Open, clock: FakeClock) -> None:
+    # Given units that come back in time
+    running, leases = opened(), opened()
+    running.settle(spend_all(running))
+    running._renewal.turn()
+    pass_time(clock, running, LIMIT.period_ns - HOLD_AFTER_NS // 2)
+    leases.register("timeline", {"api": 1})
+    assert leases.standing("timeline") == Standing()
+
+    # When more tasks wait for them than there are
+    answers: list[Grant | Hold] = []
+    for _ in range(LIMIT.units + 1):
+        leases._request(leases.price("timeline", {"api": 1}), answers.append, None)
+    leases._renewal.turn()
+
+    # Then nobody waits
+    assert [type(answer) for answer in answers] == [Hold] * (LIMIT.units + 1)
+
+
+def test_what_was_spent_under_a_ledger_that_is_lost_is_told_to_the_next(
+    opened: Open, clock: FakeClock, tmp_path: Path
+) -> None:
+    leases = opened()
+    leases.register("timeline", {"api": 3})
+    (grant,) = ask(leases, "timeline", 3)
+    assert isinstance(grant, Grant)
+    leases.settle(grant)
+    (tmp_path / "web-1" / "ledger.sqlite").unlink()
+
+    pass_time(clock, leases, 2 * S)
+
+    # Beside all there is, which a new one counts as spent
+    reading = leases._ledger.readings()["api"]
+    assert reading.used(leases.clock.now_ns()) == (LIMIT.units + 3,)
