@@ -88,7 +88,7 @@ def _translate(error: BaseException, login: Login, address: Endpoint) -> QctlErr
     """What a failed connection attempt means to the user."""
     leaves = list(_leaves(error))
     for leaf in leaves:
-        code, _ = describe(leaf)
+        code, words = describe(leaf)
         if isinstance(leaf, pika.exceptions.ProbableAuthenticationError | pika.exceptions.AuthenticationError) or (
             code == 403
         ):
@@ -97,9 +97,11 @@ def _translate(error: BaseException, login: Login, address: Endpoint) -> QctlErr
                 hint="Check `broker.username` and `broker.password`; commands prefer $QCTL_USERNAME, $QCTL_PASSWORD.",
             )
         if isinstance(leaf, pika.exceptions.ProbableAccessDeniedError) or code in (530, 404):
+            said = words.partition(" - ")[2].strip("'\"") or words  # pika has wrapped the broker's
             return LoginRefused(
-                f"{address} refused user {login.username!r} access to virtual host {address.vhost!r}",
-                hint="Check the virtual host in `broker.amqp`, and permissions with `rabbitmqctl list_permissions`.",
+                f"{address} refused user {login.username!r} access to virtual host {address.vhost!r}: {said}",
+                hint="Check the virtual host in `broker.amqp`, permissions (`rabbitmqctl list_permissions`) and limits "
+                "(`rabbitmqctl list_vhost_limits`).",
             )
         if isinstance(leaf, ssl.SSLCertVerificationError):
             return BrokerUnreachable(
@@ -123,6 +125,12 @@ def _abandon(workflow: AMQPConnectionWorkflow) -> None:
         log.debug("abandoning a connection attempt: %s", error)
 
 
+def _drop(result: Any) -> None:
+    """End a connection of an attempt that was given up: nobody will take it."""
+    if isinstance(result, CoreConnection) and result.is_open:
+        result.close()
+
+
 async def _connect_once(login: Login, address: Endpoint, name: str, properties: Mapping[str, str]) -> Connection:
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Any] = loop.create_future()
@@ -130,6 +138,8 @@ async def _connect_once(login: Login, address: Endpoint, name: str, properties: 
     def finished(result: Any) -> None:
         if not outcome.done():
             outcome.set_result(result)
+        else:
+            _drop(result)
 
     workflow = CoreConnection.create_connection(
         [_parameters(login, address, name, properties)],
@@ -140,9 +150,13 @@ async def _connect_once(login: Login, address: Endpoint, name: str, properties: 
     try:
         await asyncio.wait({outcome}, timeout=2 * CONNECT_TIMEOUT_S)
     except asyncio.CancelledError:
+        if outcome.done():
+            _drop(outcome.result())
+        outcome.cancel()
         _abandon(workflow)
         raise
     if not outcome.done():
+        outcome.cancel()
         _abandon(workflow)
         raise BrokerUnreachable(f"{address} does not answer within {2 * CONNECT_TIMEOUT_S:g} s")
     result = outcome.result()

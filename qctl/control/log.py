@@ -113,26 +113,34 @@ class _Reading:
         self._take(Record(offset, text(method.exchange), text(properties.message_id), user, body))
 
     def _take(self, record: Record) -> None:
-        if not self._begun and self._after:
-            if record.offset < self._next and not (self._hello and record.id == self._hello.nonce):
-                return  # the broker may begin a little earlier than asked
-            if (record.offset, record.id) != (self._after.offset, self._after.id):
-                self.fail(_Elsewhere())
+        if self._begun:
+            if record.offset < self._next:
+                self.fail(f"entry {record.offset} came after entry {self._next - 1}")
                 return
-        elif not self._begun and record.offset:
-            self.fail(_cut_off(record.offset))
+        elif not self._begins_with(record):
             return
-        elif record.offset < self._next:
-            self.fail(f"entry {record.offset} came after entry {self._next - 1}")
-            return
+        is_known, self._begun = not self._begun and self._after is not None, True
         self.passed_over += record.offset - self._next
         self._next = record.offset + 1
-        known, self._begun = not self._begun and self._after is not None, True
         if self._hello is None:
             self.end.set_result(Known(record.offset, record.id, self._desired))
-            return
-        if known:
-            return  # the event to go on from: it is folded already
+        elif not is_known:
+            self._fold(record, self._hello)
+
+    def _begins_with(self, record: Record) -> bool:
+        """Whether a first entry is where the reading is to begin: at the log's beginning, or at what is known."""
+        if self._after is None:
+            if record.offset:
+                self.fail(_cut_off(record.offset))
+            return not record.offset
+        if record.offset < self._next and not (self._hello and record.id == self._hello.nonce):
+            return False  # the broker may begin a little earlier than asked
+        is_same = (record.offset, record.id) == (self._after.offset, self._after.id)
+        if not is_same:
+            self.fail(_Elsewhere())
+        return is_same
+
+    def _fold(self, record: Record, hello: Hello) -> None:
         try:
             event = read(record)
         except NotUnderstood as why:
@@ -141,7 +149,7 @@ class _Reading:
             self.ignored += 1
             return
         self._unfolded.append(event)
-        is_end = event.nonce == self._hello.nonce
+        is_end = event.nonce == hello.nonce
         if is_end or len(self._unfolded) >= FOLDED_AT_ONCE:
             self._desired = fold(self._desired, self._unfolded)
             self._unfolded.clear()

@@ -86,8 +86,9 @@ async def listen(
     """Take a process's reports until it closes the pipe; on_failed(report): why it ends."""
     reader = asyncio.StreamReader(limit=MAX_REPORT_BYTES)
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb"))
+    pipe: Any = os.fdopen(read_end, "rb")
     try:
+        pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
         while line := await reader.readline():
             event = json.loads(line)
             if event["event"] == "ready":
@@ -96,7 +97,7 @@ async def listen(
             else:
                 on_failed(event)
     finally:
-        transport.close()
+        pipe.close()
         if not child.ready.done():
             child.ready.set_result(False)
 

@@ -17,8 +17,8 @@ from typing import Any
 from qctl.broker.message import Outgoing, Properties, decode_json, short, text
 from qctl.broker.publisher import Published, Publisher
 from qctl.broker.session import HEARTBEAT_S, ChannelLost, Connection
-from qctl.broker.topology import ACCESS_REFUSED, RESOURCE_LOCKED
-from qctl.errors import HostTaken
+from qctl.broker.topology import ACCESS_REFUSED, PRECONDITION_FAILED, RESOURCE_LOCKED
+from qctl.errors import BrokerRefused, HostTaken
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ async def claim(connection: Connection, host: str, me: Holder, *, patience_s: fl
     """Take the name of `host` and keep it with the connection, answering who asks.
 
     Raises HostTaken at once when a living holder answers, after patience_s when nobody does and the name is still
-    taken; ChannelLost when the connection goes.
+    taken; BrokerRefused when the broker will not have the queue, ChannelLost when the connection goes.
     """
     deadline = time.monotonic() + patience_s
     told = False
@@ -97,6 +97,11 @@ async def _take(connection: Connection, host: str, me: Holder) -> bool:
     except ChannelLost as error:
         if error.code == RESOURCE_LOCKED:
             return False
+        if error.code == PRECONDITION_FAILED:
+            raise BrokerRefused(
+                f"the name of host {host} cannot be taken on the broker: {error.text}",
+                hint="See the limits of the virtual host with `rabbitmqctl list_vhost_limits`.",
+            ) from None
         if error.code != ACCESS_REFUSED:
             raise
         log.warning("no permission on queue %s: two machines under this name go unnoticed", host_queue(host))

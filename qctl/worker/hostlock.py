@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -13,8 +14,12 @@ from typing import Any
 from qctl.broker.message import utc
 from qctl.errors import HostTaken, StateError
 
+log = logging.getLogger(__name__)
+
 #: In STATE/HOST.
 LOCK_FILE = "supervisor.lock"
+#: How often and after which pause a lock that is held is tried.
+TRIES, TRY_S = 5, 0.1
 
 
 def state_directory(explicit: Path | None) -> Path:
@@ -45,19 +50,33 @@ class HostLock:
                 f"the state directory {path.parent} cannot be used: {error.strerror}",
                 hint="Name one that this user can write with --state-dir or $QCTL_STATE_DIR.",
             ) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._taken():
             self._file.seek(0)
             holder = _holder(self._file.read(1000))
             self._file.close()
             raise HostTaken(
                 f"host {host} is already run on this machine by {holder}",
                 hint="Stop that worker first, or start this one as another host with --host.",
-            ) from None
-        self._file.truncate(0)
-        self._file.write(json.dumps({"pid": os.getpid(), "machine": socket.gethostname(), "since": utc(time.time())}))
-        self._file.flush()
+            )
+        try:
+            self._file.truncate(0)
+            me = {"pid": os.getpid(), "machine": socket.gethostname(), "since": utc(time.time())}
+            self._file.write(json.dumps(me))
+            self._file.flush()
+        except OSError as error:
+            log.warning("%s cannot be written, so a second start is not told who runs: %s", path, error.strerror)
+
+    def _taken(self) -> bool:
+        """Take it; who looks whether it is held, holds it for an instant."""
+        for left in reversed(range(TRIES)):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if left:
+                    time.sleep(TRY_S)
+            else:
+                return True
+        return False
 
     def release(self) -> None:
         """Let go."""

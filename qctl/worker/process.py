@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from qctl.broker import topology
@@ -37,6 +38,9 @@ from qctl.worker.ward import Bed, Ward
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
+HELLO_AGAIN_S = 5.0
+#: Both connections are usually there at once; after so long it is news that one is missing.
+SLOW_PUBLISHER_S = 2.0
 #: How long after the last task an orderly end may take to send settlements and close connections.
 CLOSING_S = 10.0
 _PR_SET_PDEATHSIG = 1
@@ -53,6 +57,7 @@ class WorkerProcess:
         self._publisher: Publisher | None = None
         self._publishing = asyncio.Event()
         self._username = ""
+        self._dialing = asyncio.Lock()  # a password that is wrong is tried once a process, not by both connections
         self._flush_asked = False
         self._go = asyncio.Event()
         self._draining = asyncio.Event()
@@ -143,34 +148,54 @@ class WorkerProcess:
 
     async def _dial(self, purpose: str) -> Connection:
         plan = self.plan
-        connection = await dial(
-            lambda: login_for(plan.inventory.broker, plan.inventory.path, prefer_environment=False),
-            plan.state_directory / plan.host.name / RECORD,
-            name=f"qctl {self.origin} {purpose}",
-            properties={"qctl_host": plan.host.name, "qctl_index": str(self.index)},
-        )
+        async with self._dialing:
+            connection = await dial(
+                lambda: login_for(plan.inventory.broker, plan.inventory.path, prefer_environment=False),
+                plan.state_directory / plan.host.name / RECORD,
+                name=f"qctl {self.origin} {purpose}",
+                properties={"qctl_host": plan.host.name, "qctl_index": str(self.index)},
+            )
         if purpose == "publish":
             self._username = connection.username
         return connection
 
     async def _consume(self, connection: Connection) -> None:
         try:
-            await self._introduce(connection)
+            await self._introduce(connection, self._say_down)
         except QctlError as error:
             self._say_down(error.message)
             raise
-        await asyncio.gather(*(live.serve(connection) for live in self._consumers.values()))
+        known = self._loop.create_task(self._stay_known(connection))
+        try:
+            await asyncio.gather(*(live.serve(connection) for live in self._consumers.values()))
+        finally:
+            known.cancel()
 
-    async def _introduce(self, connection: Connection) -> None:
+    async def _stay_known(self, connection: Connection) -> None:
+        """Say hello again when the ledger was replaced: its evidence is worth the least waiting while it is fresh."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._identity.outdated and self._publisher is not None:
+                try:
+                    await self._introduce(connection, lambda why: log.info("hello with the new ledger: %s", why))
+                except (QctlError, ChannelLost) as error:
+                    log.warning("hello with the new ledger, trying again in %g s: %s", HELLO_AGAIN_S, error)
+                    await asyncio.sleep(HELLO_AGAIN_S)
+
+    async def _introduce(self, connection: Connection, on_delay: Callable[[str], None]) -> None:
         """Nothing is consumed before it is known what holds; the hello goes out on the other connection."""
         publishing: asyncio.Future[Any] = asyncio.ensure_future(self._publishing.wait())
-        await asyncio.wait([publishing, connection.closed], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [publishing, connection.closed]
+        done, _ = await asyncio.wait(either, timeout=SLOW_PUBLISHER_S, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            on_delay("waiting for the connection to publish on")
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         publishing.cancel()
         if not connection.is_open:
             raise connection.closed.result()
         if self._publisher is None:
             raise ChannelLost(0, "the connection to publish on was lost again")
-        await self._identity.introduce(connection, self._publisher, self._username, self._say_down)
+        await self._identity.introduce(connection, self._publisher, self._username, on_delay)
 
     def _say_down(self, why: str) -> None:
         for live in self._consumers.values():

@@ -79,6 +79,7 @@ class Supervisor:
         check_directory(state / host)
         lock = HostLock(state, host)
         watch = loop.create_task(self._watch_ledger())
+        watch.add_done_callback(_say_why)
         try:
             self.plan = replace(self.plan, former=former_hosts(state, host, self.plan.inventory.hosts))
             return await self._run()
@@ -117,10 +118,12 @@ class Supervisor:
                 await connection.close()
 
     async def _verdict(self, keepers: list[asyncio.Task[int]]) -> int:
-        await asyncio.wait(keepers)
+        # One that fails is a bug, and would leave its process's place empty for as long as the others run.
+        done, _ = await asyncio.wait(keepers, return_when=asyncio.FIRST_EXCEPTION)
         if self._fatal is not None:
             raise self._fatal
-        return int(Exit.FAILED) if self._killed or any(keeper.result() for keeper in keepers) else int(Exit.DONE)
+        codes = [keeper.result() for keeper in done]
+        return int(Exit.FAILED) if self._killed or any(codes) else int(Exit.DONE)
 
     # The host's name on the broker
 
@@ -328,6 +331,11 @@ class Supervisor:
         for child in list(self._children.values()):
             self._killed = True
             child.kill(f"is stopped at once: {why}")
+
+
+def _say_why(watch: asyncio.Task[None]) -> None:
+    if not watch.cancelled():
+        log.critical("nobody looks any more who holds the ledger's lock", exc_info=watch.exception())
 
 
 def run(plan: Plan, processes: int, replan: Callable[[], Plan]) -> int:

@@ -19,10 +19,12 @@ from qctl.broker import topology
 from qctl.broker.publisher import Publisher
 from qctl.broker.session import Connection
 from qctl.control import log as control_log
-from qctl.control.desired import Reign
+from qctl.control.desired import Desired, Reign
 from qctl.control.event import Hello
 from qctl.control.log import Known, introduce
-from qctl.errors import ControlLogError, QctlError, TopologyMismatch
+from qctl.errors import BrokerRefused, ControlLogError, QctlError, TopologyMismatch
+from qctl.quota import Leases
+from qctl.worker.identity import Identity
 from tests.brokers import Vhost
 from tests.fleet import Fleet
 from tests.integration.test_enqueue_outages import alarm
@@ -237,6 +239,73 @@ async def test_given_an_alarm_then_it_is_said_and_waited_for(local_vhost: Vhost)
         assert (await saying).desired.reigns["web-1"].before == "a"
 
 
+@scenario
+async def test_given_a_log_of_several_segments_then_the_entries_of_the_brokers_own_between_them_are_passed_over(
+    vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a log whose segments are short, and what was known of it in the first of them
+    policy = {"pattern": "^qctl", "definition": {"stream-max-segment-size-bytes": 20_000}, "apply-to": "queues"}
+    vhost.broker.api("PUT", f"/policies/{vhost.name}/segments", policy)
+    asked: list[Known | None] = []
+    still_begins = control_log._still_begins
+
+    async def noted(connection: Connection, after: Known | None) -> None:
+        asked.append(after)
+        await still_begins(connection, after)
+
+    monkeypatch.setattr(control_log, "_still_begins", noted)
+    async with process(vhost) as own:
+        known = await own.say(hello("a"))
+        with stranger(vhost) as channel:
+            channel.confirm_delivery()
+            for _ in range(60):
+                channel.basic_publish(topology.HELLO, "", b"x" * 1_000)
+        assert asked == []
+
+        # When hello is said, with what is known and without, then both are read to their end
+        resumed, fresh = await own.say(hello("a"), known), await own.say(hello("b"))
+
+        assert fresh.offset == resumed.offset + 1 > 62
+        assert fresh.desired.reigns["web-1"].before == "a"
+        # once it was seen that nothing was cut off behind them
+        assert asked == [known, None]
+
+
+@scenario
+async def test_given_a_log_that_no_longer_begins_where_it_did_then_it_is_seen(local_vhost: Vhost) -> None:
+    lay_cut_log(local_vhost)
+    async with connected(local_vhost) as reading:
+        with pytest.raises(ControlLogError, match="the control log begins at entry "):
+            await control_log._still_begins(reading, None)
+        with pytest.raises(control_log._Elsewhere):
+            await control_log._still_begins(reading, Known(1, "cut off", Desired()))
+
+
+@scenario
+async def test_given_a_virtual_host_that_takes_no_more_queues_then_it_is_said(local_vhost: Vhost) -> None:
+    local_vhost.broker.api("PUT", f"/vhost-limits/{local_vhost.name}/max-queues", {"value": 0})
+    async with process(local_vhost) as own:
+        with pytest.raises(BrokerRefused, match=r"queue qctl\.control\.log cannot be made: .*limit"):
+            await own.say(hello())
+
+
+@scenario
+async def test_given_a_process_that_starts_then_it_goes_on_from_where_the_host_last_read(
+    local_vhost: Vhost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="qctl.control.log")
+    async with process(local_vhost) as own:
+        with Leases.open(tmp_path, []) as leases:
+            for _ in range(2):
+                one = Identity("web-1", 0, leases, tmp_path)
+                await one.introduce(own.reading, own.publisher, local_vhost.username, lambda _why: None)
+                for _ in range(5):
+                    await own.say(hello("a", "web-2"))
+
+    assert "read 7 entries" in caplog.text  # the one to go on from, five others', and the new one
+    assert (tmp_path / "control.json").exists()
+
+
 # A worker
 
 
@@ -300,3 +369,25 @@ def test_given_a_log_that_cannot_be_read_then_the_consumers_are_down_with_that_c
         assert await_history(fleet, "calls", 1) == ["at last"]
         assert worker.stop() == 0
         assert_no_traceback(worker.log())
+
+
+def test_given_a_ledger_that_is_replaced_under_a_worker_then_it_says_hello_with_the_new_one(
+    local_vhost: Vhost, tmp_path: Path
+) -> None:
+    # Given a worker that spends
+    sections = document()
+    sections["consumers"]["calls"]["quota"] = {"api": 1}
+    with Fleet(local_vhost, tmp_path, HANDLERS, quotas={"api": "1000/s"}, **sections) as fleet:
+        worker = fleet.start("web-1")
+        fleet.enqueue("calls", range(1))
+        await_history(fleet, "calls", 1)
+
+        # When its ledger is lost, and it makes another
+        (fleet.state / "web-1" / "ledger.sqlite").unlink()
+        fleet.enqueue("calls", range(1))
+
+        # Then the control log hears of it at once, without a new connection
+        worker.await_log("host web-1 spent from another ledger before (")
+        await_history(fleet, "calls", 2)
+        assert worker.log().count("consuming connection open") == 1
+        assert worker.stop() == 0

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from qctl.errors import HostTaken
-from qctl.quota import Leases, Limit, Policy
+from qctl.quota import Leases, Ledger, Limit, Policy
+from qctl.quota.ledger import EVIDENCE_MAX
 from qctl.worker.child import is_below
 from qctl.worker.claim import Holder, parse_holder
 from qctl.worker.former import former_hosts
@@ -113,6 +119,16 @@ def test_given_a_former_name_that_spent_again_then_it_is_other_evidence(tmp_path
     assert former_hosts(tmp_path, "new", {"new"}) != before
 
 
+def test_given_a_former_name_as_long_as_can_be_then_other_spending_is_other_evidence(tmp_path: Path) -> None:
+    seen = []
+    for _ in range(2):
+        spend(tmp_path, "o" * 200)
+        (one,) = former_hosts(tmp_path, "new", {"new"})
+        seen.append(one.evidence[:EVIDENCE_MAX])  # as much as a ledger keeps
+
+    assert seen[0] != seen[1]
+
+
 def test_given_hosts_of_the_inventory_then_they_are_no_former_names(tmp_path: Path) -> None:
     spend(tmp_path, "web-1")
     spend(tmp_path, "web-2")
@@ -144,7 +160,66 @@ def test_given_a_former_ledger_that_cannot_be_read_then_everything_may_be_spent(
     (tmp_path / "older" / "ledger.sqlite").write_bytes(b"")
     (tmp_path / "older").chmod(0o777)
 
-    assert [one.host for one in former_hosts(tmp_path, "new", {"new"})] == ["older"]
+    (tmp_path / "none").mkdir()
+
+    assert [one.host for one in former_hosts(tmp_path, "new", {"new"})] == ["old", "older"]
+
+
+def garbage(folder: Path) -> None:
+    (folder / "ledger.sqlite").write_bytes(b"garbage" * 1_000)
+
+
+def gone(folder: Path) -> None:
+    (folder / "ledger.sqlite").unlink()
+
+
+def replaced_by_who_looked(folder: Path) -> None:
+    garbage(folder)
+    Ledger.open(folder).close()
+
+
+@pytest.mark.parametrize("damage", [garbage, gone, replaced_by_who_looked])
+def test_given_a_former_ledger_that_is_lost_then_everything_may_be_spent_and_it_is_left_as_it_is(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    spend(tmp_path, "old", SHORT)
+    damage(tmp_path / "old")
+    before = {path.name for path in (tmp_path / "old").iterdir()}
+
+    first, second = (former_hosts(tmp_path, "new", {"new"}) for _ in range(2))
+
+    assert [one.host for one in first] == ["old"]
+    assert first == second
+    assert {path.name for path in (tmp_path / "old").iterdir()} == before
+
+
+def test_given_a_reboot_then_the_spending_of_a_former_name_still_counts_and_is_the_same_evidence(
+    tmp_path: Path,
+) -> None:
+    # Given a former name that spent before the reboot, and one whose spending counted no more by then; the clock had
+    # come further than it is now
+    spend(tmp_path, "old")
+    spend(tmp_path, "older", SHORT)
+    for name, unseen_ns in (("old", 0), ("older", 10**12)):
+        with closing(sqlite3.connect(tmp_path / name / "ledger.sqlite")) as ledger, ledger:
+            ledger.execute("UPDATE spent SET expires_ns = expires_ns + ?", (10**15,))
+            ledger.execute("UPDATE meta SET boot_id = 'another', seen_ns = seen_ns + ?", (10**15 + unseen_ns,))
+
+    first, second = (former_hosts(tmp_path, "new", {"new"}) for _ in range(2))
+
+    assert [one.host for one in first] == ["old"]
+    assert first == second
+
+
+def test_given_somebody_who_looks_whether_a_name_is_run_then_its_supervisor_starts_all_the_same(tmp_path: Path) -> None:
+    HostLock(tmp_path, "web-1").release()
+    with (tmp_path / "web-1" / "supervisor.lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        over = threading.Timer(0.15, fcntl.flock, (looking, fcntl.LOCK_UN))
+        over.start()
+
+        HostLock(tmp_path, "web-1").release()
+        over.join()
 
 
 # Whose process it is

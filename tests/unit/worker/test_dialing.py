@@ -1,0 +1,56 @@
+"""How a worker process connects: one connection after the other, since each may be a try of a wrong password."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from qctl.broker.session import ChannelLost
+from qctl.worker import process
+from qctl.worker.process import WorkerProcess
+
+
+def test_the_two_connections_of_a_process_are_never_tried_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trying, most = 0, 0
+
+    async def dial(*_: object, **__: object) -> Any:
+        nonlocal trying, most
+        trying += 1
+        most = max(most, trying)
+        await asyncio.sleep(0)
+        trying -= 1
+        return SimpleNamespace(username="worker")
+
+    monkeypatch.setattr(process, "dial", dial)
+
+    async def scenario() -> None:
+        plan = SimpleNamespace(state_directory=tmp_path, host=SimpleNamespace(name="web-1"))
+        worker = cast(WorkerProcess, SimpleNamespace(plan=plan, origin="web-1/0", index=0, _dialing=asyncio.Lock()))
+        await asyncio.gather(*(WorkerProcess._dial(worker, purpose) for purpose in ("consume", "publish")))
+
+    asyncio.run(scenario())
+
+    assert most == 1
+
+
+def test_a_connection_to_publish_on_that_is_missing_for_long_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "SLOW_PUBLISHER_S", 0.01)
+
+    async def scenario() -> None:
+        said: asyncio.Queue[str] = asyncio.Queue()
+        connection = SimpleNamespace(closed=asyncio.get_running_loop().create_future(), is_open=False)
+        worker = cast(WorkerProcess, SimpleNamespace(_publishing=asyncio.Event()))
+        waiting = asyncio.create_task(WorkerProcess._introduce(worker, cast(Any, connection), said.put_nowait))
+
+        assert await asyncio.wait_for(said.get(), 5) == "waiting for the connection to publish on"
+        connection.closed.set_result(ChannelLost(0, "closed by the test"))
+        with pytest.raises(ChannelLost):
+            await waiting
+
+    asyncio.run(scenario())
