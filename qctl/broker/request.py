@@ -54,7 +54,7 @@ def request(
 ) -> Request:
     """Check names and values. delay: seconds, or a duration such as "30s". Raises UnknownName, UsageError."""
     consumer = inventory.consumer(consumer_name)
-    queue, hosts = consumer.queue, []
+    queue, hosts, payer = consumer.queue, [], consumer
     if host is not None:
         running = inventory.host(host).consumers.get(consumer_name)
         if running is None or not running.directed:
@@ -63,8 +63,8 @@ def request(
                 f"{consumer_name} cannot be sent to {host}: the host {why}",
                 hint=f"Set `directed: true` on consumer {consumer_name}, or name no host.",
             )
-        queue, hosts = topology.directed_queue(queue, host), [host]
-    _check_cost(consumer, cost or {})
+        queue, hosts, payer = topology.directed_queue(queue, host), [host], running
+    _check_cost(payer, cost or {})
     for what, value in (("type", type), ("id", id)):
         if value is not None and not _is_short(value):
             raise UsageError(f"the {what} must be UTF-8 text of 1 to {MAX_SHORT_BYTES} bytes")

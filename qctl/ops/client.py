@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -40,6 +41,8 @@ PAUSE_S = 0.2
 #: A refused task is not offered again when there is less time left than this: it would not be known what became of it.
 MIN_TRY_S = 0.5
 
+ALARM = "the broker takes nothing (memory or disk alarm)"
+
 
 class Client:
     """Enqueues tasks for the consumers of an inventory. Thread-safe; make one and keep it.
@@ -58,6 +61,7 @@ class Client:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._link: _Link | None = None
+        self._forgotten: weakref.finalize[..., Client] | None = None
         self._closed = False
         _clients.add(self)
 
@@ -91,6 +95,8 @@ class Client:
         """Close the connection; calls under way fail. May be called twice."""
         with self._lock:
             link, self._link, self._closed = self._link, None, True
+            if self._forgotten is not None:
+                self._forgotten.detach()
         if link is not None:
             link.close()
 
@@ -108,12 +114,16 @@ class Client:
                 raise QctlError("the client is closed", hint="Make a new one.")
             if self._link is None:
                 self._link = _Link(self.inventory)
+                self._forgotten = weakref.finalize(self, _end_soon, self._link)
+                self._forgotten.atexit = False  # `_at_exit` ends it in order
             return self._link
 
     def _forked(self) -> None:
         """In a child: its parent's thread is not here, and its parent's socket is not ours to touch."""
         if self._link is not None:
             _abandoned.append(self._link)
+        if self._forgotten is not None:
+            self._forgotten.detach()
         self._link, self._lock = None, threading.Lock()
 
 
@@ -221,13 +231,20 @@ class _Link:
 
     async def _publish_async(self, publisher: Publisher, outgoing: Outgoing, state: _Attempt) -> Published:
         connection = publisher.channel.connection
-        while connection.blocked or not publisher.room:
-            state.why, state.kind = "the broker takes nothing (memory or disk alarm)", BrokerBlocked
+        while publisher.channel.is_open and (connection.blocked or not publisher.room):
+            state.why, state.kind = ALARM, BrokerBlocked
             await asyncio.sleep(PAUSE_S)
         if not state.refused:
             state.why, state.kind = "the broker has not confirmed it", BrokerUnreachable
-        state.sent = True
+        state.sent = state.sent or publisher.channel.is_open
+        state.on = connection
         fate = await publisher.publish(outgoing)
+        lost = publisher.why_lost
+        if fate is Published.LOST and lost is not None:
+            if _names(lost.text, outgoing):
+                self._refuse(lost)
+            if lost.code == topology.NOT_FOUND:
+                self._declared.clear()  # somebody deleted the exchange
         if fate is Published.REFUSED:
             state.why, state.kind = f"queue {outgoing.routing_key} refuses tasks", BrokerBlocked
             state.refused, state.sent = True, False
@@ -245,6 +262,11 @@ class _Link:
             )
 
 
+def _names(text: str, outgoing: Outgoing) -> bool:
+    """Whether a channel was lost for this message: of those on their way, another may have cost it."""
+    return f"exchange '{outgoing.exchange}'" in text or f"message size {len(outgoing.body)} " in text
+
+
 class _Attempt:
     """How far one call has come; what is said when its time is up."""
 
@@ -254,6 +276,7 @@ class _Attempt:
         self.sent = False
         self.refused = False
         self.unroutable = False
+        self.on: Connection | None = None
         self.why = "the broker does not answer"
         self.kind: type[QctlError] = BrokerUnreachable
 
@@ -264,6 +287,8 @@ class _Attempt:
 
     def failure(self, outgoing: Outgoing) -> QctlError:
         """What to raise."""
+        if self.kind is BrokerUnreachable and self.on is not None and self.on.is_open and self.on.blocked:
+            self.why, self.kind = ALARM, BrokerBlocked  # it came after the task was sent
         took_s = self._deadline_s - self._started_s
         known = "it may be enqueued" if self.sent else "it is not enqueued"
         return self.kind(
@@ -279,6 +304,12 @@ def _closed_meanwhile() -> QctlError:
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 #: A parent's connection in a forked child: kept, since to forget it would close what the parent still uses.
 _abandoned: list[_Link] = []
+
+
+def _end_soon(link: _Link) -> None:
+    """Of a client that was forgotten without a `close`; that waits, and the collector must not."""
+    with contextlib.suppress(RuntimeError):  # the interpreter ends, and with it the connection
+        threading.Thread(target=link.close, name="qctl client closing", daemon=True).start()
 
 
 def _after_fork() -> None:

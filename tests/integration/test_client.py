@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 import qctl
-from qctl.errors import BrokerBlocked, BrokerRefused, BrokerUnreachable, QctlError
+from qctl.errors import BrokerBlocked, BrokerRefused, QctlError
 from tests.brokers import Broker, Vhost, fresh_vhost
 from tests.fleet import wait_until
 from tests.integration.test_enqueue_outages import alarm
@@ -162,9 +163,12 @@ def test_given_an_alarm_then_the_call_says_that_the_broker_takes_nothing(
     with qctl.Client(inventory, timeout_s=2.0) as client:
         client.enqueue("work", "before")
         with alarm(local_broker):
-            found = wait_until("the client is told", lambda: _failure(client))
+            first = wait_until("the client is told", lambda: _failure(client))  # sent before the alarm was known
+            found = _failure(client)
         client.enqueue("work", "after")
 
+    assert "the broker takes nothing (memory or disk alarm); it " in first.message
+    assert found is not None
     assert "the broker takes nothing (memory or disk alarm); it is not enqueued" in found.message
     assert connected.take("work").body == b'"before"'
 
@@ -174,8 +178,6 @@ def _failure(client: qctl.Client) -> BrokerBlocked | None:
         client.enqueue("work", "meanwhile")
     except BrokerBlocked as error:
         return error
-    except BrokerUnreachable:
-        return None  # sent before the alarm was known
     return None
 
 
@@ -238,3 +240,50 @@ def test_given_a_process_that_ends_without_closing_then_it_ends_at_once_and_quie
 
     assert (done.returncode, done.stderr) == (0, "")
     assert connected.take("work").properties.message_id == done.stdout.strip()
+
+
+def test_given_no_right_to_publish_then_the_broker_refuses_at_once(
+    client: qctl.Client, vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a client that works, with a user that may do anything but publish tasks
+    name, api = f"limited-{secrets.token_hex(4)}", vhost.broker.api
+    api("PUT", f"/users/{name}", {"password": "limited", "tags": ""})
+    rights = {"configure": ".*", "write": ".*", "read": ".*"}
+    api("PUT", f"/permissions/{vhost.name}/{name}", rights)
+    monkeypatch.setenv("QCTL_USERNAME", name)
+    monkeypatch.setenv("QCTL_PASSWORD", "limited")
+    try:
+        client.enqueue("work", 1)
+        api("PUT", f"/permissions/{vhost.name}/{name}", {**rights, "write": "^(?!qctl.tasks$).*"})
+        client.close()
+
+        # When another enqueues
+        started_s = time.monotonic()
+        with qctl.Client(client.inventory) as refused, pytest.raises(BrokerRefused, match=r"'qctl\.tasks'"):
+            refused.enqueue("work", 2)
+
+        # Then it is told so, and does not try until its time is up
+        assert time.monotonic() - started_s < 5
+    finally:
+        api("DELETE", f"/users/{name}")
+
+
+def test_given_an_alarm_on_a_connection_that_is_lost_then_a_call_goes_on_with_another(
+    client: qctl.Client, connected: Wire
+) -> None:
+    # Given a broker that blocked the connection
+    client.enqueue("work", 1)
+    link = client._link
+    assert link is not None
+    connection = link._connection
+    assert connection is not None
+    connection.blocked = True
+
+    # When it is lost while a call waits for the alarm's end
+    threading.Timer(0.5, link._loop.call_soon_threadsafe, (connection.abort, "lost")).start()
+    started_s = time.monotonic()
+    client.enqueue("work", 2)
+
+    # Then the call is confirmed on the next one
+    assert time.monotonic() - started_s < 5
+    assert {connected.take("work").body for _ in range(2)} == {b"1", b"2"}

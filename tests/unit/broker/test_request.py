@@ -25,6 +25,7 @@ hosts:
   web-1:
   web-2: {consumers: {mails: {}}}
   web-3: {consumers: {timeline: {directed: false}}}
+  web-4: {consumers: {timeline: {quota: {mail: 1}}}}
 """
 
 
@@ -52,6 +53,12 @@ def test_a_task_for_one_host_goes_to_that_hosts_queue(inventory: Inventory) -> N
     # then it goes to web-1's own queue, which is declared, and which shares the dead letters
     assert wanted.queue == "lines@web-1"
     assert names(wanted) == {"lines", "lines.dead", "lines@web-1", "qctl.unroutable"}
+
+
+def test_a_task_for_one_host_costs_what_its_consumer_there_may_spend(inventory: Inventory) -> None:
+    assert request(inventory, "timeline", host="web-4", cost={"mail": 2}).cost == {"mail": 2}
+    with pytest.raises(UsageError, match="has no quota 'api'"):
+        request(inventory, "timeline", host="web-4", cost={"api": 2})
 
 
 @pytest.mark.parametrize(

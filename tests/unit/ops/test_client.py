@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 import qctl
-from qctl.errors import BrokerUnreachable, InventoryError, QctlError, UnknownName, UsageError
+from qctl.broker.message import Outgoing, Properties
+from qctl.broker.session import Connection
+from qctl.errors import BrokerBlocked, BrokerUnreachable, InventoryError, QctlError, UnknownName, UsageError
+from qctl.ops.client import _Attempt, _names
 
 
 @pytest.fixture
@@ -80,3 +87,41 @@ def test_given_only_the_import_of_qctl_then_nothing_heavy_is_imported() -> None:
 
     assert printed(light) == ""
     assert "requests" not in printed(words)
+
+
+def test_given_clients_that_are_forgotten_then_their_threads_end(inventory: Path) -> None:
+    before = set(threading.enumerate())
+    for _ in range(3):
+        with pytest.raises(BrokerUnreachable):
+            qctl.Client(inventory, timeout_s=0.1).enqueue("work", 1)
+
+    gc.collect()
+
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("said", "is_ours"),
+    [
+        ("ACCESS_REFUSED - write access to exchange 'qctl.tasks' in vhost '/' refused for user 'u'", True),
+        ("PRECONDITION_FAILED - message size 3 is larger than configured max size 2", True),
+        ("ACCESS_REFUSED - write access to exchange 'qctl.retry' in vhost '/' refused for user 'u'", False),
+        ("PRECONDITION_FAILED - message size 30 is larger than configured max size 2", False),
+        ("INTERNAL_ERROR", False),
+    ],
+)
+def test_given_a_channel_that_was_lost_then_it_is_known_whether_for_this_task(said: str, is_ours: bool) -> None:
+    assert _names(said, Outgoing("qctl.tasks", "work", b"123", Properties())) is is_ours
+
+
+def test_given_an_alarm_that_came_after_the_task_was_sent_then_it_says_both() -> None:
+    attempt = _Attempt(time.monotonic())
+    attempt.sent = True
+    attempt.on = cast("Connection", SimpleNamespace(is_open=True, blocked=True))
+
+    failure = attempt.failure(Outgoing("qctl.tasks", "work", b"", Properties(message_id="t")))
+
+    assert isinstance(failure, BrokerBlocked)
+    assert "(memory or disk alarm); it may be enqueued" in failure.message

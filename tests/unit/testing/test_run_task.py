@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -17,6 +18,7 @@ from qctl.broker.message import MAX_COUNT
 from qctl.errors import UnknownName
 from qctl.inventory.model import RetryPolicy
 from qctl.testing import Enqueued, FakeApi, UnexpectedCall, run_task
+from qctl.worker.execute import Executor
 
 USERS = "https://api.twitter.com/1.1/users/"
 
@@ -291,6 +293,17 @@ def test_a_consumer_of_an_inventory_runs_by_its_name_also_without_code(inventory
     assert run_task("calls", {"path": "../users"}, inventory=inventory, api=api).reason == "malformed"
 
 
+@pytest.mark.parametrize("kind", ["", "text/plain; x=" + "y" * 300])
+def test_a_content_type_that_amqp_has_no_room_for_is_left_out(inventory: Path, kind: str) -> None:
+    api = FakeApi()
+    api.get("https://api.example.com/v1/users", body=b"found", headers={"content-type": kind})
+
+    result = run_task("calls", {"path": "users"}, inventory=inventory, api=api)
+
+    assert result.answer is not None
+    assert (result.answer.body, result.answer.content_type) == (b"found", "application/octet-stream")
+
+
 def test_an_inventory_checks_what_is_enqueued(inventory: Path) -> None:
     good = run_task("shop", {"for": "calls"}, inventory=inventory, type="sale")
     bad = run_task("shop", {"for": "cals"}, inventory=inventory, type="sale")
@@ -309,3 +322,25 @@ def test_arguments_that_do_not_go_together_are_refused(inventory: Path) -> None:
         run_task("shop", {}, inventory=inventory, quota={"api": 1})
     with pytest.raises(TypeError, match="goes with the name"):
         run_task(timeline, {}, inventory=inventory)
+
+
+def test_a_call_that_got_no_connection_costs_nothing() -> None:
+    api = FakeApi()
+    api.get(USERS, error=requests.ConnectTimeout())
+
+    result = run_task(lambda task: task.http.get(USERS), 1, quota={"twitter": 1}, api=api)
+
+    assert result.outcome == "retry"
+    assert not any(result.spent.values())
+
+
+def test_a_task_that_begins_late_is_over_its_time_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    admit = Executor._admit
+
+    def late(self: Executor, delivery: Any) -> Any:
+        time.sleep(0.05)
+        return admit(self, delivery)
+
+    monkeypatch.setattr(Executor, "_admit", late)
+
+    assert run_task(lambda task: time.sleep(0.3), 1, timeout=0.05).outcome == "retry"
