@@ -15,6 +15,9 @@ from qctl.errors import QctlError
 #: The broker cancels the consumers of a queue a moment before a queue that is deleted is gone.
 DELETED_AFTER_S = 0.25
 
+#: Tags settled beyond one that is not, that a subscription keeps in mind; then a new one is due.
+MAX_SCATTERED = 10_000
+
 #: on_delivery(subscription, delivery tag, redelivered, properties, body); called on the loop's thread.
 OnDelivery = Callable[["Subscription", int, bool, pika.BasicProperties, bytes], None]
 
@@ -99,6 +102,11 @@ class Subscription:
             self.channel.raw.basic_ack(tag)
         self.channel.note_settled()
         self._close_when_settled()
+
+    @property
+    def scattered(self) -> bool:
+        """True when it should be cancelled and a new one take over: a delivery that stays for long makes it grow."""
+        return len(self._settled_beyond) > MAX_SCATTERED and not self._cancelled
 
     def give_back(self, tags: Iterable[int]) -> None:
         """Return unharmed; goes out at once when cancelled, else with the next cancel-ok."""

@@ -249,10 +249,18 @@ def difference(text: str) -> str:
 def _explain(one: Declaration, error: ChannelLost) -> QctlError:
     name = one.queue if isinstance(one, Binding) else one.name
     what = f"exchange {name}" if isinstance(one, Exchange) else f"queue {name}"
+    if error.code == PRECONDITION_FAILED and "inequivalent arg" not in error.text:
+        return BrokerRefused(
+            f"{what} cannot be made: {difference(error.text)}",
+            hint="It needs quorum queues and streams (RabbitMQ 3.10 or newer), and room in the vhost's limits.",
+        )
     if error.code == PRECONDITION_FAILED:
+        hint = "Move its messages and delete it, or set `declare: false` on its consumer to use it as it is."
+        if name == CONTROL_LOG:
+            hint = "qctl needs this name for its own stream; it is not the one that qctl made."
         return TopologyMismatch(
             f"{what} exists with other arguments than qctl declares: {difference(error.text)}",
-            hint="Move its messages and delete it, or set `declare: false` on its consumer to use it as it is.",
+            hint=hint,
         )
     if error.code == ACCESS_REFUSED:
         return BrokerRefused(

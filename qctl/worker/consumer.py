@@ -12,7 +12,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -28,20 +27,14 @@ from qctl.worker.execute import Delivery, Executor, Settled
 from qctl.worker.forward import Forwarder, was_returned
 from qctl.worker.orphans import Orphans
 from qctl.worker.outcome import GIVE_BACK, Ending
+from qctl.worker.pace import Pace
 from qctl.worker.probing import Probing
 
 log = logging.getLogger(__name__)
 
-#: A prefetch holds about this much work, at least one task a slot and at most MAX_PREFETCH.
-PREFETCH_S = 0.1
-MAX_PREFETCH = 500
-#: Bodies larger than this are not prefetched beyond the slots.
-LARGE_BODY_BYTES = 64 << 10
 #: A running subscription is renewed for a new prefetch when that is off by this factor, and at most this often.
 PREFETCH_FACTOR = 2.0
 PREFETCH_EVERY_S = 5.0
-#: Weight of the newest sample in the mean duration and body size.
-SMOOTHING = 0.3
 #: A queue that was followed for this long is tried again at once when it is lost, one that was not after longer pauses.
 STEADY_S = 1.0
 #: After something was given back by a consumer that is wanted all the same: it must not come straight back.
@@ -56,32 +49,6 @@ class State(StrEnum):
     PAUSED = "paused"
     HELD = "held"
     CONSUMING = "consuming"
-
-
-@dataclass(slots=True)
-class Pace:
-    """How long tasks take and how large they are, as moving means; and how many were done."""
-
-    run_s: float = 0.0
-    body_bytes: float = 0.0
-    done: int = 0
-
-    def add(self, runs: int, run_s: float, body_bytes: int) -> None:
-        """Take in a batch: its number of runs, their summed duration and size."""
-        if not runs:
-            return
-        first = self.done == 0
-        weight = 1.0 if first else 1 - (1 - SMOOTHING) ** min(runs, 20)
-        self.run_s += weight * (run_s / runs - self.run_s)
-        self.body_bytes += weight * (body_bytes / runs - self.body_bytes)
-        self.done += runs
-
-    def prefetch(self, concurrency: int, oldest_s: float) -> int:
-        """Deliveries that make PREFETCH_S of work for `concurrency` slots. oldest_s: how long a task runs by now."""
-        if not self.done or self.body_bytes > LARGE_BODY_BYTES:
-            return concurrency
-        run_s = max(self.run_s, oldest_s, 1e-6)
-        return max(concurrency, min(MAX_PREFETCH, round(concurrency * PREFETCH_S / run_s)))
 
 
 class LiveConsumer:
@@ -217,6 +184,9 @@ class LiveConsumer:
         if not self.wanted:
             self._take_back()
         self._show()
+        self._look_again()
+
+    def _look_again(self) -> None:
         for keeper in self._keepers:
             keeper.set()
 
@@ -312,7 +282,8 @@ class LiveConsumer:
 
     def _should_cancel(self, subscription: Subscription) -> bool:
         """Whatever was given back goes out with a cancel, also when the consumer is wanted again by now."""
-        return not self.wanted or subscription.gave_back or subscription.prefetch != self._prefetch
+        stays = self.wanted and not subscription.gave_back and not subscription.scattered
+        return not stays or subscription.prefetch != self._prefetch
 
     # Deliveries in, settlements out
 
@@ -335,8 +306,7 @@ class LiveConsumer:
     def _take_probe(self, delivery: Delivery) -> None:
         """Held, and subscribed all the same: for this one delivery, and no other."""
         self._probing.take(delivery)
-        for keeper in self._keepers:
-            keeper.set()
+        self._look_again()
 
     def _give_back(self, delivery: Delivery) -> None:
         """Return it unharmed; as a new message where the queue's limit may be near, since that is not ours to know."""
@@ -381,9 +351,7 @@ class LiveConsumer:
             self._started.discard(delivery)
             if not delivery.subscription.is_open:
                 late += settled.run_s is not None
-                if began:
-                    self._orphans.add([delivery])  # nobody may have noted it yet
-                adopted = self._orphans.ended(settled)
+                adopted = self._orphans.ended(settled, new=began)
                 if adopted is None:
                     continue  # settled too late: the broker has given it to somebody else, or will
                 settled, delivery = adopted, adopted.delivery
@@ -397,6 +365,8 @@ class LiveConsumer:
                 self._forwarder.start(settled)
         for subscription, tags in acks.items():
             subscription.ack(tags)
+            if subscription.scattered:
+                self._look_again()
         if late:
             log.warning("%s %d task(s) ended after the broker had taken them back", self.address, late)
         first = self.pace.done == 0

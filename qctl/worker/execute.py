@@ -144,7 +144,12 @@ class Executor:
         self._priced = priced
         self._settled = settled
         self._may_start = may_start
-        self._tariff: Tariff = tariff(rules.consumer.cost, {name: quota.urls for name, quota in rules.quotas.items()})
+        quotas = rules.quotas.items()
+        self._tariff: Tariff = tariff(
+            rules.consumer.cost,
+            {name: quota.urls for name, quota in quotas},
+            {name: min(limit.units for limit in quota.limits) for name, quota in quotas},
+        )
         self._queue: SimpleQueue[Delivery] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots = threading.Semaphore(rules.consumer.concurrency)
@@ -185,14 +190,9 @@ class Executor:
         """Everything, of this kind, that no slot has taken yet; it will not be run."""
         found = self._bed.take_back(which) if self._bed else []
         for _ in range(self._queue.qsize()):
-            try:
+            with contextlib.suppress(Empty):
                 delivery = self._queue.get_nowait()
-            except Empty:
-                break
-            if which(delivery):
-                found.append(delivery)
-            else:
-                self._queue.put(delivery)
+                (found.append if which(delivery) else self._queue.put)(delivery)
         return found
 
     @property
@@ -299,8 +299,7 @@ class Executor:
             if quota not in cost:
                 known = ", ".join(sorted(cost)) or "none"
                 raise Malformed(f"qctl-cost names quota {quota!r}; this consumer's are {known}", DeadReason.COST)
-            most = min(limit.units for limit in self.rules.quotas[quota].limits)
-            if units > most:
+            if units > (most := self._tariff.most[quota]):
                 raise Malformed(f"qctl-cost asks {units} of {quota}, more than its limit {most}", DeadReason.COST)
             cost[quota] = units if self.rules.proven else max(units, cost[quota])
         return self._leases.price(self.rules.consumer.name, cost)
@@ -384,7 +383,7 @@ class Executor:
             with contextlib.suppress(ValueError):
                 self._leases.settle(grant)
             consumer = self.rules.consumer
-            outcome = decide(error, message, consumer.retry, self.rules.ladder_s, calls_made=True)
+            outcome = decide(error, message, consumer.retry, self.rules.ladder_s)
         self._settled(Settled(delivery, outcome, answer, run_s, seen))
         self.running.pop(id(run), None)  # last: in between it would be neither running nor on its way out
 

@@ -194,6 +194,8 @@ def _in_time(timeout: Any, meter: Meter) -> Any:
 
 def _never_sent(error: BaseException) -> bool:
     """True when no connection was made, so that the upstream cannot have counted a call."""
+    if isinstance(error, requests.ConnectTimeout):
+        return True
     cause: Any = error.args[0] if isinstance(error, requests.ConnectionError) and error.args else None
     if isinstance(cause, MaxRetryError):
         cause = cause.reason

@@ -46,8 +46,7 @@ def judge(
     followups = run.task.followups()
     outcome = Outcome(Ending.ACK, followups=followups) if followups.messages else ACK
     if failure is not None:
-        calls_made = meter is not None and meter.calls_made
-        outcome = decide(failure, message, rules.consumer.retry, rules.ladder_s, calls_made=calls_made)
+        outcome = decide(failure, message, rules.consumer.retry, rules.ladder_s)
         log.debug("", exc_info=failure)
     seen = None if meter is None or meter.seen is None else _evidence(rules, meter.seen, failure)
     if failure is not None and (seen is None or seen is SERVED):
@@ -87,6 +86,4 @@ def words(outcome: Outcome) -> str:
     """What becomes of a task that did not succeed."""
     if outcome.ending is Ending.DEAD:
         return f"dead ({outcome.reason})"
-    if outcome.ending is Ending.LATER:
-        return f"runs again in {outcome.delay_s:g} s"
-    return "given back"
+    return f"runs again in {outcome.delay_s:g} s"

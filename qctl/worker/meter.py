@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from qctl.broker.message import DeadReason, Malformed
 from qctl.errors import LedgerError
 from qctl.quota import Grant, Leases
 from qctl.units import MAX_UNITS, NS_PER_S
@@ -30,11 +31,15 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Tariff:
-    """Which quota a call counts against. `prefixes`: (normal URL prefix, quota), longest first; `default`: the rest."""
+    """Which quota a call counts against. `prefixes`: (normal URL prefix, quota), longest first; `default`: the rest.
+
+    most: units that a quota can ever pay at once, where that is known.
+    """
 
     prefixes: tuple[tuple[str, str], ...]
     default: str | None
     quotas: frozenset[str]
+    most: Mapping[str, int]
 
     def quota_of(self, url: str) -> str | None:
         """The quota that pays for a call of `url`, None for a call that costs nothing."""
@@ -57,15 +62,15 @@ def normal(url: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path or '/'}"
 
 
-def tariff(cost: Mapping[str, int], urls: Mapping[str, tuple[str, ...]]) -> Tariff:
-    """The tariff of a consumer that names the quotas of `cost`, whose `urls` are given per quota.
+def tariff(cost: Mapping[str, int], urls: Mapping[str, tuple[str, ...]], most: Mapping[str, int]) -> Tariff:
+    """The tariff of a consumer that names the quotas of `cost`, whose `urls` and `most` units are given per quota.
 
     A quota without urls takes every call that no other one claims.
     """
     found = ((normal(url), quota) for quota in cost for url in urls.get(quota, ()))
     prefixes = sorted(found, key=lambda pair: -len(pair[0]))
     default = next((quota for quota in cost if not urls.get(quota)), None)
-    return Tariff(tuple(prefixes), default, frozenset(cost))
+    return Tariff(tuple(prefixes), default, frozenset(cost), most)
 
 
 class Meter:
@@ -86,8 +91,8 @@ class Meter:
         self._spent: dict[str, int] = {}
         self._overdue = False
         self._closed = False
-        self.calls_made = False
-        self.limited: RateLimited | None = None
+        #: why a call was not made; it ends the task whatever the handler makes of it
+        self.limited: RateLimited | Malformed | None = None
         #: what the last call met; None when there was none, or no answer
         self.seen: Seen | None = None
         #: ends the calls that are under way
@@ -116,16 +121,22 @@ class Meter:
         return Call(self, quota)
 
     def spend(self, units: int, quota: str | None = None) -> None:
-        """Pay `units` of `quota` (default: the consumer's only one) for calls made without `task.http`."""
+        """Pay `units` of `quota` (default: the consumer's only one) for calls made without `task.http`.
+
+        Raises Unpaid, TimedOut, ValueError for what cannot be, Malformed for more units than the quota ever has.
+        """
         if isinstance(units, bool) or not isinstance(units, int) or not 0 <= units <= MAX_UNITS:  # type: ignore[redundant-expr]
             raise ValueError(f"units must be a whole number from 0 to 10^12, found {units!r}")
         name = quota or self._default()
         if name not in self._tariff.quotas:
             raise ValueError(f"this consumer has no quota {name!r}; it names {', '.join(sorted(self._tariff.quotas))}")
         with self._lock:
+            if units > (most := self._tariff.most.get(name, units)):
+                self._spent.setdefault(name, 0)
+                self.limited = Malformed(f"asks {units} of {name}, more than its limit {most}", DeadReason.COST)
+                raise self.limited
             self._reserve(name, units)
             self._spent[name] = self._spent.get(name, 0) + units
-            self.calls_made = True
 
     def end(self, call: Call, *, sent: bool, ambiguous: bool) -> None:
         """A call of `begin` is over. sent False: the upstream cannot have seen it, and the unit is free again."""
@@ -134,7 +145,6 @@ class Meter:
                 return  # booked when the task ended
             self._in_flight[call.quota] -= 1
             if sent:
-                self.calls_made = True
                 self._leases.book(self._grant, call.quota, 1, ambiguous=ambiguous)
 
     def close(self, *, proven: bool) -> dict[str, int]:
@@ -149,7 +159,6 @@ class Meter:
             for quota, calls in self._in_flight.items():
                 if calls:
                     self._leases.book(self._grant, quota, calls, ambiguous=True)
-                    self.calls_made = True
             metered = self._spent.keys() | self._in_flight.keys()
             unmetered = () if proven else self._tariff.quotas - metered
             return {**{quota: self._grant.reserved(quota) for quota in unmetered}, **self._spent}
@@ -158,10 +167,10 @@ class Meter:
         """The upstream answered 429: nothing is granted until it serves again; returns what to raise."""
         quota = self._tariff.quota_of(url)
         after = "" if retry_after_s is None else f", retry after {retry_after_s:g} s"
-        self.limited = RateLimited(retry_after_s, f"the upstream answered 429{after}", quota=quota)
+        self.limited = limited = RateLimited(retry_after_s, f"the upstream answered 429{after}", quota=quota)
         if quota is not None:
             block(self._leases, quota, retry_after_s)
-        return self.limited
+        return limited
 
     def _reserve(self, quota: str, units: int) -> None:
         """Make sure that the grant covers `units` more than what is promised already."""
@@ -169,6 +178,7 @@ class Meter:
         promised = self._in_flight.get(quota, 0) + self._spent.get(quota, 0)
         short_units = promised + units - self._grant.reserved(quota)
         if short_units > 0 and not self._leases.more(self._grant, quota, short_units):
+            self._spent.setdefault(quota, 0)  # it is metered: what was refused is no call that nobody saw
             self.limited = Unpaid(None, f"quota {quota} cannot pay for {units} more", quota=quota)
             raise self.limited
 

@@ -71,12 +71,14 @@ class Orphans:
         orphan.redelivery = delivery
         return True
 
-    def ended(self, settled: Settled) -> Settled | None:
+    def ended(self, settled: Settled, *, new: bool = False) -> Settled | None:
         """A run's settlement that came too late for its own delivery: that of its redelivery, when it is here.
 
         None: there is nothing to settle now. What ran is kept for a redelivery that is still to come, unless it has
-        more to send than an outcome.
+        more to send than an outcome. new: it ran, whether that was noted before or not.
         """
+        if new:
+            self.add([settled.delivery])
         key = key_of(settled.delivery)
         orphan = self._by_key.pop(key, None) if key is not None else None
         if key is None or orphan is None:

@@ -10,7 +10,7 @@ from typing import Any
 from qctl.broker import message as wire
 from qctl.broker.message import DeadReason, Malformed, Message
 from qctl.inventory.model import RetryPolicy
-from qctl.worker.exceptions import RateLimited, Reject, Retry, TimedOut, Unpaid
+from qctl.worker.exceptions import RateLimited, Reject, Retry, TimedOut
 from qctl.worker.outbox import NONE, Followups
 
 #: A task that was deferred this often is given up on.
@@ -23,7 +23,7 @@ class Ending(Enum):
     """What becomes of the message."""
 
     ACK = "ack"
-    GIVE_BACK = "give back"  # nack: unharmed, at once, for whoever can pay
+    GIVE_BACK = "give back"  # nack: it was not started; unharmed, at once, for whoever can pay
     LATER = "later"  # published to the retry ladder, then acked
     DEAD = "dead"  # published to the dead-letter queue, then acked
 
@@ -71,17 +71,14 @@ def explain(error: BaseException) -> str:
     return wire.short(f"{kind}: {words}" if words else kind)
 
 
-def decide(
-    error: BaseException | None, message: Message, retry: RetryPolicy, ladder_s: Sequence[float], *, calls_made: bool
-) -> Outcome:
+def decide(error: BaseException | None, message: Message, retry: RetryPolicy, ladder_s: Sequence[float]) -> Outcome:
     """What becomes of a task whose handler returned (`error` None) or raised `error`.
 
     | handler                       | while attempts (deferrals) remain    | else             |
     |-------------------------------|--------------------------------------|------------------|
     | returned                      | ack                                  |                  |
     | Retry(delay), any exception   | later, attempt + 1                   | dead, attempts   |
-    | Unpaid before any call        | give back                            |                  |
-    | RateLimited, Unpaid           | later, deferrals + 1, same attempt   | dead, deferrals  |
+    | RateLimited, also Unpaid      | later, deferrals + 1, same attempt   | dead, deferrals  |
     | Reject                        | dead, rejected                       |                  |
     | Malformed                     | dead, with its reason                |                  |
     """
@@ -91,8 +88,6 @@ def decide(
         return dead(error.reason, explain(error))
     if isinstance(error, Reject):
         return dead(DeadReason.REJECTED, explain(error))
-    if isinstance(error, Unpaid) and not calls_made:
-        return GIVE_BACK
     text = explain(error)
     if isinstance(error, RateLimited):
         deferrals = message.deferrals + 1

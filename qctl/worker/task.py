@@ -132,7 +132,7 @@ class Task:
         """Pay for calls made by other means than `task.http`, before making them.
 
         quota: needed when the consumer names several. Raises RateLimited when this host cannot pay, ValueError for
-        units or quotas that cannot be.
+        units or quotas that cannot be; what is above the quota's limit ends the task as a dead letter.
         """
         self.meter.spend(units, quota)
 

@@ -140,9 +140,9 @@ class Ward:
         if self._thread is None:
             return []
         with self._lock:
-            found = [one for one in self._waiting if one.bed is bed and which(one.delivery)]
+            found = {one: one.delivery for one in self._waiting if one.bed is bed and which(one.delivery)}
             self._waiting = deque(one for one in self._waiting if one not in found)
-        return [one.delivery for one in found]
+        return list(found.values())
 
     def expire(self) -> None:
         """See Bed. From here and not from the ward's thread: that one may wait for a child that reads nothing."""
@@ -183,7 +183,7 @@ class Ward:
                 time.sleep(STILLBORN_PAUSE_S)
 
     def _serve(self) -> bool:
-        """Start a child and feed it until nobody is left or it dies; False when nothing ever ran in it."""
+        """Start a child and feed it until nobody is left or it dies; False when it died before anything ran in it."""
         ours, its = socket.socketpair()
         with its:
             child = subprocess.Popen(
@@ -200,13 +200,14 @@ class Ward:
                 pipe.send((self._plan, self._origin))
                 for told in self._converse(child, pipe):
                     ran = self._hear(pipe, *told) or ran
-            except OSError as error:
-                log.debug("the pipe to the ward is gone: %s", error)
+                ran = True  # it lived until nobody needed it
+            except (OSError, EOFError) as error:
+                log.debug("the ward is gone: %s", error)
                 ran = self._last_words(pipe) or ran
             finally:  # whatever went wrong: who was in it must not be kept for one that is no more
                 pipe.close()
-                needed = self._end(child)
-        return ran or not needed
+                self._end(child)
+        return ran
 
     def _last_words(self, pipe: Connection) -> bool:
         """What the child said before it died counts: these have ended, and ended nothing. True if there were any."""
@@ -218,7 +219,8 @@ class Ward:
         return ran
 
     def _converse(self, child: subprocess.Popen[bytes], pipe: Connection) -> Iterator[tuple[Any, ...]]:
-        """Send in who may go in; yield what the child says until it has died, or is no longer needed."""
+        """Send in who may go in; yield what the child says until it is no longer needed. Raises EOFError at its death,
+        OSError."""
         ended = os.pidfd_open(child.pid)
         try:
             while True:
@@ -229,11 +231,10 @@ class Ward:
                 # Its death is looked for by itself: what a task has left behind may hold the pipe open.
                 ready = _await(self._wake, pipe.fileno(), ended, timeout_s=IDLE_S if idle else None)
                 if pipe.fileno() in ready:
-                    try:
-                        yield pipe.recv()
-                    except EOFError:
-                        return
-                elif ended in ready or (idle and not ready and not self._waiting):
+                    yield pipe.recv()
+                elif ended in ready:
+                    raise EOFError("it has ended")
+                elif idle and not ready and not self._waiting:
                     return
         finally:
             os.close(ended)
@@ -269,8 +270,8 @@ class Ward:
         pipe.send(("may start", number, allowed))
         return allowed is True
 
-    def _end(self, child: subprocess.Popen[bytes]) -> bool:
-        """The pipe is closed: see the child end, and find out who is to blame for it; False when nobody was in it."""
+    def _end(self, child: subprocess.Popen[bytes]) -> None:
+        """The pipe is closed: see the child end, and find out who is to blame for it."""
         try:
             code = child.wait(CLOSING_S)
         except subprocess.TimeoutExpired:
@@ -281,18 +282,17 @@ class Ward:
             inside, self._inside = list(self._inside.values()), {}
             overdue = self._overdue
         if not inside:
-            return False
+            return
         blamed = culprits(inside, overdue)
         log.error("process for suspects pid=%d %s; ran in it: %d task(s)", child.pid, _ended(code), len(blamed))
         for one in inside:
-            one.alone = one.alone or one in blamed
+            one.alone = one.alone or one in blamed or one in overdue  # it was ended for this one: not again with others
         if len(blamed) == 1:
             (one,) = blamed
             inside.remove(one)
             self._blame(one, "did not end in time" if one in overdue else _ended(code))
         with self._lock:
             self._waiting.extendleft(reversed(inside))
-        return True
 
     def _blame(self, patient: Patient, how: str) -> None:
         rules, delivery = patient.bed.rules, patient.delivery

@@ -101,5 +101,6 @@ def test_ten_thousand_histories_agree_with_the_model(record: Record) -> None:
     record.figure("comparisons of all that is counted", verdict.audits, at_least=HISTORIES)
     record.figure("histories that failed", len(verdict.failures), equals=0)
     record.figure("seconds", verdict.seconds, at_most=120)
+    record.figure("seconds of processor", verdict.processor_seconds)
     for failure in verdict.failures[:3]:
         record.note(failure)

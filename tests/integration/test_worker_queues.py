@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -115,8 +115,9 @@ class Waiting:
     def put(self, delivery: Delivery) -> None:
         self.deliveries.append(delivery)
 
-    def take_back(self) -> list[Delivery]:
-        found, self.deliveries = self.deliveries, []
+    def take_back(self, which: Callable[[Delivery], bool] = lambda _: True) -> list[Delivery]:
+        found = [one for one in self.deliveries if which(one)]
+        self.deliveries = [one for one in self.deliveries if not which(one)]
         return found
 
 

@@ -292,6 +292,18 @@ def test_given_a_broker_that_refuses_then_the_worker_ends_with_5(
     assert "wrong" not in ended.stderr.replace("wrong password", "")
 
 
+def test_given_a_virtual_host_that_takes_no_more_queues_then_the_worker_ends_with_5_and_says_so(
+    local_vhost: Vhost, tmp_path: Path
+) -> None:
+    local_vhost.broker.api("PUT", f"/vhost-limits/{local_vhost.name}/max-queues", {"value": 0})
+    with Fleet(local_vhost, tmp_path, HANDLERS, **inventory()) as fleet:
+        ended = refused(fleet)
+
+    assert ended.returncode == 5
+    assert "the name of host web-1 cannot be taken on the broker: " in ended.stderr
+    assert "list_vhost_limits" in ended.stderr
+
+
 def test_given_a_broker_that_is_not_there_yet_then_the_worker_waits_and_works_when_it_is(
     local_vhost: Vhost, tmp_path: Path
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
@@ -12,8 +14,9 @@ from typing import Any, cast
 import pytest
 
 from qctl.broker.message import DeadReason, Properties
-from qctl.inventory.model import Consumer, PythonHandler, RetryPolicy
-from qctl.quota import Leases
+from qctl.inventory.model import Consumer, PythonHandler, Quota, Rate, RetryPolicy
+from qctl.quota import Leases, Ledger, Limit, Policy
+from qctl.units import NS_PER_S
 from qctl.worker import execute
 from qctl.worker.execute import CoroutineLoop, Delivery, Executor, Rules, Settled
 from qctl.worker.handlers import Handler
@@ -99,8 +102,8 @@ class RecordingBed:
     def put(self, delivery: Delivery) -> None:
         self.found.append(delivery)
 
-    def take_back(self) -> list[Delivery]:
-        return self.found
+    def take_back(self, which: Callable[[Delivery], bool]) -> list[Delivery]:
+        return [one for one in self.found if which(one)]
 
     def expire(self) -> None:
         """Nobody is over time."""
@@ -122,9 +125,50 @@ def test_given_a_suspect_then_it_goes_to_the_ward_unless_it_is_not_to_be_run_at_
     assert executor.take_back() == [suspect]
 
 
+def test_given_a_kind_to_take_back_then_the_others_stay_in_their_order(leases: Leases) -> None:
+    priced = leases.register("calls", {})
+    bed = cast(Bed, RecordingBed())
+    executor = Executor(rules(), Handler(run=lambda _: None), leases, priced, lambda _: None, lambda _: True, bed)
+    deliveries = [delivery() for _ in range(5)]
+    for one in deliveries:
+        executor.put(one)
+
+    assert executor.take_back(lambda one: one in deliveries[::2]) == deliveries[::2]
+    assert executor.take_back() == deliveries[1::2]
+
+
 def test_given_no_ward_then_suspects_run_here_as_anybody(leases: Leases) -> None:
     executor, left = make(leases, Handler(run=lambda _: None))
 
     executor.put(delivery(redelivered=True))
 
     assert left.get(timeout=5).outcome.ending is Ending.ACK
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_given_a_task_that_spends_more_than_the_limit_then_it_is_dead_and_nothing_is_spent(
+    tmp_path: Path, swallows: bool
+) -> None:
+    # Given a quota of ten, and a task that is admitted at one unit
+    leases = Leases.open(tmp_path / "web-1", [Policy("api", (Limit(10, 10 * NS_PER_S),))], hold_after_s=0.2)
+    quotas = {"api": Quota("api", (Rate(10, 10 * NS_PER_S),))}
+    plain = rules()
+    paying = replace(plain, quotas=quotas, consumer=replace(plain.consumer, cost={"api": 1}))
+
+    def spends(task: Task) -> None:
+        with suppress(Exception if swallows else ()):
+            task.spend(11)
+
+    # When it wants eleven
+    left: list[Settled] = []
+    executor = Executor(
+        paying, Handler(run=spends), leases, leases.register("calls", {"api": 1}), left.append, lambda _: True
+    )
+    executor.work(delivery())
+    leases.close()
+
+    # Then
+    assert (left[0].outcome.ending, left[0].outcome.reason) == (Ending.DEAD, DeadReason.COST)
+    ledger = Ledger.open(tmp_path / "web-1")
+    assert sum(ledger.readings()["api"].used(ledger.clock.now_ns())) == 0
+    ledger.close()

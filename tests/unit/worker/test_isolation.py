@@ -81,7 +81,8 @@ RUNS, ALSO = One("r", started=True), One("s", started=True)
         ([RUNS, A], [], [RUNS]),  # nobody is blamed for what it did not live to see
         ([A, B], [], []),
         ([RUNS, ALSO], [ALSO], [ALSO]),
-        ([A, RUNS], [A], [A]),  # it never started in all the time it had
+        ([A, RUNS], [A], []),  # it waited for the machine, and nobody who ran was over time
+        ([RUNS], [ALSO], []),  # ended for one that was out by then: its neighbour did nothing
     ],
 )
 def test_given_the_end_of_the_ward_then_those_it_ended_for_are_to_blame_else_all_that_ran(

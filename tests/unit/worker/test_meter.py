@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from qctl.broker.message import DeadReason, Malformed
 from qctl.quota import Grant, Leases, Ledger, Limit, Policy
 from qctl.units import NS_PER_S
 from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
@@ -47,7 +48,7 @@ class Host:
         return got
 
     def meter(self, grant: Grant, **urls: tuple[str, ...]) -> Meter:
-        return Meter(self.leases, grant, tariff(grant.priced.cost, urls))
+        return Meter(self.leases, grant, tariff(grant.priced.cost, urls, {"api": LIMIT}))
 
     def spent(self) -> dict[str, int]:
         """What the ledger has at the end, when everything unused has come back."""
@@ -117,7 +118,6 @@ def test_given_an_answer_that_is_no_success_then_the_call_was_made_all_the_same(
     MeteredSession(meter).get(f"{upstream.address}/status/{status}")
     finish(host, grant, meter)
 
-    assert meter.calls_made
     assert host.spent()["api"] == 1
 
 
@@ -131,7 +131,6 @@ def test_given_a_refused_connection_then_the_unit_comes_back(host: Host) -> None
             MeteredSession(meter).get(f"http://127.0.0.1:{unused.getsockname()[1]}/users")
     finish(host, grant, meter)
 
-    assert not meter.calls_made
     assert host.spent()["api"] == 0
 
 
@@ -155,7 +154,6 @@ def test_given_no_whole_answer_then_the_call_counts_as_spent(host: Host, upstrea
         MeteredSession(meter).get(upstream.address + path, timeout=0.3)
     finish(host, grant, meter)
 
-    assert meter.calls_made
     assert host.spent()["api"] == 1
 
 
@@ -230,7 +228,6 @@ def test_given_spend_then_it_counts_instead_of_the_declared_cost(host: Host) -> 
     meter.spend(0)
     finish(host, grant, meter)
 
-    assert meter.calls_made
     assert host.spent()["api"] == 2
 
 
@@ -269,6 +266,32 @@ def test_given_several_quotas_then_spend_wants_a_name(host: Host) -> None:
 
     with pytest.raises(ValueError, match="name the quota, one of api, mail"):
         host.meter(grant).spend(1)
+
+
+def test_given_units_that_cannot_be_paid_then_nothing_is_spent_not_even_what_was_declared(host: Host) -> None:
+    other = host.admit(api=LIMIT - 5)
+    grant = host.admit(api=2)
+    meter = host.meter(grant)
+
+    with pytest.raises(Unpaid, match="quota api cannot pay for 40 more"):
+        meter.spend(40)
+    finish(host, grant, meter)
+    host.leases.settle(other, {})
+
+    assert host.spent()["api"] == 0
+
+
+def test_given_more_units_than_the_limit_then_the_task_is_dead_whatever_the_handler_makes_of_it(host: Host) -> None:
+    grant = host.admit(api=2)
+    meter = host.meter(grant)
+
+    with pytest.raises(Malformed, match="asks 51 of api, more than its limit 50") as refused:
+        meter.spend(LIMIT + 1)
+    finish(host, grant, meter)
+
+    assert refused.value.reason is DeadReason.COST
+    assert meter.limited is refused.value
+    assert host.spent()["api"] == 0
 
 
 # Refusals
@@ -388,7 +411,7 @@ def test_given_a_task_over_its_timeout_then_calls_that_cost_nothing_are_refused_
 
 def test_given_little_time_left_then_nobody_waits_longer_for_a_connection(host: Host) -> None:
     grant = host.admit(api=1)
-    meter = Meter(host.leases, grant, tariff(grant.priced.cost, {}), time.monotonic() + 0.3)
+    meter = Meter(host.leases, grant, tariff(grant.priced.cost, {}, {}), time.monotonic() + 0.3)
 
     with socket.socket() as full:  # its queue of connections is full, so that further ones get no answer
         full.bind(("127.0.0.1", 0))

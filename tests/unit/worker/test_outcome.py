@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qctl.broker.message import DeadReason, Malformed, Message, Properties
 from qctl.inventory.model import FIXED_LADDER_S, RetryPolicy
 from qctl.worker.exceptions import RateLimited, Reject, Retry, TimedOut, Unpaid
-from qctl.worker.outcome import ACK, GIVE_BACK, MAX_DEFERRALS, Ending, Outcome, decide, explain, rung
+from qctl.worker.outcome import ACK, MAX_DEFERRALS, Ending, Outcome, decide, explain, rung
 
 LADDER_S = (1.0, 2.0, 5.0, 30.0)
 RETRY = RetryPolicy(attempts=3, delays_s=(2.0, 5.0))
@@ -21,17 +21,16 @@ def message(*, attempt: int = 1, deferrals: int = 0) -> Message:
     return Message(b"", Properties(), attempt=attempt, deferrals=deferrals)
 
 
-def ended(error: BaseException | None, *, calls_made: bool = False, **counts: int) -> Outcome:
-    return decide(error, message(**counts), RETRY, LADDER_S, calls_made=calls_made)
+def ended(error: BaseException | None, **counts: int) -> Outcome:
+    return decide(error, message(**counts), RETRY, LADDER_S)
 
 
 # Returned
 
 
 @pytest.mark.parametrize("attempt", [1, 3])
-@pytest.mark.parametrize("calls_made", [False, True])
-def test_given_a_handler_that_returned_then_the_task_is_acknowledged(attempt: int, calls_made: bool) -> None:
-    assert ended(None, attempt=attempt, calls_made=calls_made) == ACK
+def test_given_a_handler_that_returned_then_the_task_is_acknowledged(attempt: int) -> None:
+    assert ended(None, attempt=attempt) == ACK
 
 
 # Failed
@@ -49,12 +48,11 @@ def test_given_a_handler_that_returned_then_the_task_is_acknowledged(attempt: in
         (TimedOut("ran longer than 30 s"), "ran longer than 30 s"),
     ],
 )
-@pytest.mark.parametrize("calls_made", [False, True])
 def test_given_a_failure_and_attempts_left_then_the_task_runs_later_as_the_next_attempt(
-    error: BaseException, words: str, calls_made: bool
+    error: BaseException, words: str
 ) -> None:
     for attempt, delay_s in ((1, 2.0), (2, 5.0)):
-        outcome = ended(error, attempt=attempt, calls_made=calls_made)
+        outcome = ended(error, attempt=attempt)
 
         assert (outcome.ending, outcome.delay_s, outcome.error) == (Ending.LATER, delay_s, words)
         assert outcome.headers == {"qctl-attempt": attempt + 1, "qctl-error": words}
@@ -86,7 +84,7 @@ def test_given_a_retry_with_a_delay_then_it_is_rounded_up_to_a_rung_whatever_the
 
 @pytest.mark.parametrize("deferrals", [0, 3, MAX_DEFERRALS - 1])
 def test_given_a_rate_limit_then_the_task_runs_later_and_uses_no_attempt(deferrals: int) -> None:
-    outcome = ended(RateLimited(4), attempt=3, deferrals=deferrals, calls_made=True)
+    outcome = ended(RateLimited(4), attempt=3, deferrals=deferrals)
 
     assert (outcome.ending, outcome.delay_s) == (Ending.LATER, 5.0)
     assert outcome.headers == {"qctl-deferrals": deferrals + 1, "qctl-error": "rate limited"}
@@ -107,15 +105,11 @@ def test_given_a_task_deferred_as_often_as_it_may_then_it_is_dead() -> None:
     assert outcome.headers == {"qctl-reason": "deferrals", "qctl-error": outcome.error}
 
 
-def test_given_no_quota_before_any_call_then_the_task_is_given_back_unharmed_however_often_it_was_deferred() -> None:
-    assert ended(Unpaid()) == GIVE_BACK
-    assert ended(Unpaid(), deferrals=MAX_DEFERRALS, attempt=3) == GIVE_BACK
-
-
-def test_given_no_quota_after_a_call_then_the_task_is_deferred_like_one_that_was_refused() -> None:
-    outcome = ended(Unpaid(), calls_made=True)
+def test_given_a_call_that_the_host_cannot_pay_then_the_task_is_deferred_like_one_that_was_refused() -> None:
+    outcome = ended(Unpaid(), attempt=3)
 
     assert (outcome.ending, outcome.headers["qctl-deferrals"]) == (Ending.LATER, 1)
+    assert ended(Unpaid(), deferrals=MAX_DEFERRALS).reason is DeadReason.DEFERRALS
 
 
 # Given up
