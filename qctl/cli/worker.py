@@ -59,7 +59,7 @@ def worker() -> None:
     metavar="D",
     type=click.Path(path_type=Path),
     help="Where the ledger lies; a local disk. Default: $QCTL_STATE_DIR, $STATE_DIRECTORY, /var/lib/qctl as root, "
-    "else ~/.local/state/qctl.",
+    "else $XDG_STATE_HOME/qctl or ~/.local/state/qctl.",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @pass_settings

@@ -46,20 +46,31 @@ def check_directory(path: Path) -> None:
             hint=_CHOOSE,
         )
     if found == path:
-        if status.st_uid != os.geteuid():
-            raise StateError(
-                f"the state directory {path} belongs to another user (uid {status.st_uid})",
-                hint="Run the worker as its owner, or choose another with --state-dir.",
-            )
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise StateError(
-                f"the state directory {path} can be written by others (mode {stat.S_IMODE(status.st_mode):04o})",
-                hint=f"Take that right away with `chmod go-w {path}`, if nobody has changed what is in it.",
-            )
+        _check_ours(path, status, owners={os.geteuid()}, others=stat.S_IWGRP | stat.S_IWOTH)
+    if path.parent.is_dir():
+        # It may be root's, who lets a group make hosts in it, or sticky, where nobody may rename what is another's.
+        status = path.parent.stat()
+        sticky = status.st_mode & stat.S_ISVTX
+        _check_ours(path.parent, status, owners={os.geteuid(), 0}, others=0 if sticky else stat.S_IWOTH)
     if not os.access(found, os.W_OK | os.X_OK, effective_ids=True):
         where = "" if found == path else f", as {found} is not writable"
         raise StateError(
             f"the state directory {path} cannot be {'written' if found == path else 'made'}{where}", hint=_CHOOSE
+        )
+
+
+def _check_ours(path: Path, status: os.stat_result, *, owners: set[int], others: int) -> None:
+    """Whoever may write a directory may put another ledger in its place. others: rights that nobody else may have."""
+    if status.st_uid not in owners:
+        raise StateError(
+            f"the state directory {path} belongs to another user (uid {status.st_uid})",
+            hint="Run the worker as its owner, or choose another with --state-dir.",
+        )
+    if status.st_mode & others:
+        who = "go" if others & stat.S_IWGRP else "o"
+        raise StateError(
+            f"the state directory {path} can be written by others (mode {stat.S_IMODE(status.st_mode):04o})",
+            hint=f"Take that right away with `chmod {who}-w {path}`, if nobody has changed what is in it.",
         )
 
 

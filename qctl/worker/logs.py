@@ -21,6 +21,8 @@ current_task: contextvars.ContextVar[str] = contextvars.ContextVar("qctl_task", 
 MAX_LINE_CHARS = 8_000
 #: Lines a second about single tasks: an upstream that is down must not fill the disk with one line a task.
 MAX_TASK_LINES_PER_S = 200
+#: Who says them: the filters of a logger are not those of its children.
+TASK_LOGGERS = ("qctl.worker.execute", "qctl.worker.judge")
 
 
 #: What JSON may leave as it is and a terminal obeys, or a reader of lines takes for an end of line.
@@ -114,5 +116,7 @@ def configure(origin: str, *, log_format: str, verbosity: int) -> None:
     # pika reports every lost connection as several errors with tracebacks; ours is one line that says more.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    logging.getLogger("qctl.worker.execute").addFilter(Sparse(MAX_TASK_LINES_PER_S))
+    sparse = Sparse(MAX_TASK_LINES_PER_S)
+    for name in TASK_LOGGERS:
+        logging.getLogger(name).addFilter(sparse)
     logging.captureWarnings(True)

@@ -1,7 +1,7 @@
 """The ward, seen from its worker process: suspects go in, endings come out, and its death ends no worker.
 
 The ward is a child process (`qctl.worker.isolated`) without a connection to the broker. It is started for the first
-suspect, kept while there are more, and ended when there are none. One thread of the worker process talks to it, for
+suspect, kept while there are more, and ended IDLE_S after the last. One thread of the worker process talks to it, for
 ever: the kernel ends a child together with the thread that started it.
 """
 

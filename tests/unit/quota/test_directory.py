@@ -117,3 +117,34 @@ def test_a_state_directory_of_another_user_is_refused_for_root_too(tmp_path: Pat
 
     with pytest.raises(StateError, match=rf"{theirs} belongs to another user \(uid {owner}\)"):
         check_directory(theirs)
+
+
+def test_a_directory_where_hosts_are_made_is_judged_as_well(tmp_path: Path) -> None:
+    # given a directory that everybody may write, but sticky, as /tmp is
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o1777)
+    check_directory(state / "web-1")
+
+    # when it is not sticky, then anybody could put another ledger there
+    state.chmod(0o777)
+    with pytest.raises(StateError, match=r"state can be written by others \(mode 0777\)"):
+        check_directory(state / "web-1")
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_directory_of_somebody_else_is_no_place_for_a_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    if exists:
+        (state / "web-1").mkdir()
+    owner = os.geteuid() or 4711
+    if owner == 4711:
+        os.chown(state, owner, owner)
+    else:  # nobody but root can give a directory away: be somebody else instead
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+
+    with pytest.raises(StateError, match=rf"state(/web-1)? belongs to another user \(uid {owner}\)"):
+        check_directory(state / "web-1")

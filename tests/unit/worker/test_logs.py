@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qctl.worker.logs import MAX_LINE_CHARS, JsonFormat, Sparse, TextFormat, current_task
+from qctl.worker.logs import MAX_LINE_CHARS, MAX_TASK_LINES_PER_S, JsonFormat, Sparse, TextFormat, current_task
 
 NASTY = st.text(st.characters() | st.sampled_from("\n\r\x1b\x9b\x85\u2028\u202e\ud800\x00"), max_size=50)
 
@@ -95,3 +96,18 @@ def test_given_too_many_lines_in_a_second_then_the_rest_are_counted_and_told_wit
     assert kept == [True] * 3 + [False] * 7
     assert sparse.filter(later)
     assert later.getMessage() == "busy (and 7 lines held back)"
+
+
+def test_given_an_outage_then_lines_about_single_tasks_do_not_fill_the_disk() -> None:
+    # given a worker process, when it says a thousand times how a task ended
+    program = """
+from qctl.worker import execute, judge, logs
+logs.configure("web-1/0", log_format="text", verbosity=0)
+for _ in range(500):
+    execute.log.warning("a task")
+    judge.log.warning("a task")
+"""
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=True)
+
+    # then a second has so many lines at most; the loop may see the turn of one
+    assert MAX_TASK_LINES_PER_S <= done.stderr.count(b"a task") <= 2 * MAX_TASK_LINES_PER_S
