@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from qctl.broker.local import LocalNode
 from tests import brokers
 from tests.brokers import Broker, Vhost
+
+# A run that a shell started in its background inherits an ignored Ctrl-C, and would pass it on to all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 _WHY_NO_CONTAINER = pytest.StashKey[str]()
