@@ -17,7 +17,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -109,7 +109,8 @@ class LocalNode:
         with self._locked(deadline):
             known = read_info(self.directory)
             if known is not None and _node_alive(known):
-                return self._await_ready(known, deadline)
+                with suppress(_Ended):  # it was on its way out
+                    return self._await_ready(known, deadline)
             info = known or new_info(self.directory)
             _end_processes(info, timeout_s=_GIVE_UP_GRACE_S)  # the epmd of a node that crashed
             for attempt in range(1, START_ATTEMPTS + 1):
@@ -220,7 +221,7 @@ class LocalNode:
                 return info
             if not _node_alive(info):
                 console = end_of(self.directory / "log" / "console.log")
-                kind = _PortTaken if any(sign in console for sign in _PORT_TAKEN_SIGNS) else QctlError
+                kind = _PortTaken if any(sign in console for sign in _PORT_TAKEN_SIGNS) else _Ended
                 raise kind("the private RabbitMQ node ended while starting", hint=self._last_words(info))
             if time.monotonic() >= deadline:
                 raise QctlError("the private RabbitMQ node does not answer in time", hint=self._last_words(info))
@@ -250,7 +251,11 @@ class LocalNode:
             yield
 
 
-class _PortTaken(QctlError):
+class _Ended(QctlError):
+    """The node's process is gone."""
+
+
+class _PortTaken(_Ended):
     """A port that was free is not any more."""
 
 

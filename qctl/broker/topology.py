@@ -25,6 +25,15 @@ DEAD = "qctl.dead"
 CONTROL = "qctl.control"
 HELLO = "qctl.hello"
 CONTROL_LOG = "qctl.control.log"
+REPLIES = "qctl.replies"
+TELEMETRY = "qctl.telemetry"
+TELEMETRY_LOG = "qctl.telemetry.log"
+
+#: How long readings are kept for those who ask what was, and how much of them at most.
+TELEMETRY_MAX_AGE = "7D"
+TELEMETRY_MAX_BYTES = 1 << 30
+#: Only whole segments of a stream are ever cut off; the usual 500 MB would keep far more than wanted.
+TELEMETRY_SEGMENT_BYTES = 16 << 20
 
 #: Large and positive: 3.10 takes -1 for "dead at the first return", 4.x without one gives up after 20 deliveries.
 DELIVERY_LIMIT = 1_000_000
@@ -295,3 +304,19 @@ def control_log() -> tuple[Declaration, ...]:
         Binding(CONTROL_LOG, CONTROL, "#"),
         Binding(CONTROL_LOG, HELLO, ""),
     )
+
+
+def replies() -> tuple[Declaration, ...]:
+    """Where the answers to control events go; each asker binds an exclusive queue of its own."""
+    return (Exchange(REPLIES, "direct"),)
+
+
+def telemetry() -> tuple[Declaration, ...]:
+    """The readings of the processes, live, and the log of one a host every half minute."""
+    arguments = {
+        "x-queue-type": "stream",
+        "x-max-age": TELEMETRY_MAX_AGE,
+        "x-max-length-bytes": TELEMETRY_MAX_BYTES,
+        "x-stream-max-segment-size-bytes": TELEMETRY_SEGMENT_BYTES,
+    }
+    return (Exchange(TELEMETRY, "topic"), Queue(TELEMETRY_LOG, arguments))

@@ -9,7 +9,7 @@ from collections import Counter
 
 from qctl.broker.publisher import MAX_UNCONFIRMED
 from tests.faults.rows import row
-from tests.faults.scene import Scene, await_death
+from tests.faults.scene import Scene
 from tests.fleet import wait_until
 from tests.integration.worker_harness import wire
 
