@@ -31,7 +31,7 @@ from tests.faults.history import History, check
 from tests.faults.proxy import Proxy
 from tests.faults.rows import Record
 from tests.fleet import Fleet, Worker, wait_until
-from tests.integration.worker_harness import alive, await_consuming, wire
+from tests.integration.worker_harness import await_consuming, wire
 
 LIMIT, WINDOW_S = 200, 10.0
 #: k: tasks at once in a process.
@@ -524,11 +524,6 @@ def age_s(pid: int) -> float:
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - born_s
-
-
-def await_death(pid: int, timeout_s: float = 10.0) -> None:
-    """Wait until a process is gone, or a zombie."""
-    wait_until(f"the end of process {pid}", lambda: not alive(pid), timeout_s)
 
 
 @contextmanager

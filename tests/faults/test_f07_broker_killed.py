@@ -36,7 +36,6 @@ def test_every_confirmed_message_survives_and_few_are_there_twice(own_scene: Sce
         pid = scene.node.info().pid
         assert pid is not None
         os.killpg(os.getpgid(pid), signal.SIGKILL)
-    await_death(pid)
     in_the_middle = enqueuing.process.poll() is None
     since_s = time.monotonic()
     scene.node.start()
