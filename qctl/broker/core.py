@@ -19,6 +19,9 @@ from qctl.broker.frames import read_frame
 
 #: What one turn of the loop writes goes out in pieces of at most about this size.
 WRITE_BYTES = 64 << 10
+#: What one turn of the loop reads, at one go. pika reads 4 KiB at a time, 100 KiB a turn; at each of the 25 reads other
+#: threads may take the interpreter for milliseconds, and whatever else the loop has to do waits.
+READ_BYTES = 32 << 10
 
 
 #: How a broker says no to a user, its password, or its access to the virtual host.
@@ -54,9 +57,9 @@ class CoreChannel(pika.channel.Channel):  # type: ignore[misc]
 
 
 class CoreConnection(AsyncioConnection):  # type: ignore[misc]
-    """pika's connection, which notes when it last heard anything, heartbeats included, and writes in larger pieces.
+    """pika's connection, which notes when it last heard anything, heartbeats included; reads and writes larger pieces.
 
-    pika makes a system call of every frame, three of every publish.
+    pika makes a system call of every frame, three of every publish, and one of every 4 KiB it reads.
     """
 
     heard_at_s: float = 0.0
@@ -65,6 +68,10 @@ class CoreConnection(AsyncioConnection):  # type: ignore[misc]
         self._unwritten: list[bytes] = []
         self._unwritten_bytes = 0
         super().__init__(*arguments, **more)
+
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport._MAX_RECV_BYTES = transport._MAX_CONSUME_BYTES = READ_BYTES  # noqa: SLF001
+        super()._proto_connection_made(transport)
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if not self._unwritten:

@@ -90,6 +90,10 @@ class Channel:
 
         Raises ChannelLost when the channel closes first, or when no reply comes in REPLY_TIMEOUT_S.
         """
+        return await self.reply_to(self.ask(method, **arguments), method)
+
+    def ask(self, method: str, /, **arguments: Any) -> asyncio.Future[Any]:
+        """Send one request now; `reply_to` waits for what this gives. Raises ChannelLost."""
         if not self.is_open:
             raise self.closed.result() if self.closed.done() else ChannelLost(0, "the channel is closing")
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -97,6 +101,10 @@ class Channel:
             getattr(self.raw, method)(**arguments, callback=partial(_resolve, reply))
         except (pika.exceptions.AMQPError, AssertionError, OSError) as error:
             raise ChannelLost(*describe(error)) from error
+        return reply
+
+    async def reply_to(self, reply: asyncio.Future[Any], method: str) -> Any:
+        """The reply frame of a request that was sent. Raises as `call`."""
         await asyncio.wait({reply, self.closed}, timeout=REPLY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         if reply.done():
             return reply.result()

@@ -41,6 +41,7 @@ class Subscription:
         self.prefetch = 0
         self.consuming = False
         self.unsettled = 0
+        self._cancel_ok: asyncio.Future[Any] | None = None
         self._cancelled = False
         self._taken_from_us = False
         self._closing: asyncio.Task[None] | None = None
@@ -76,14 +77,26 @@ class Subscription:
         )
         self.channel.consumes = True
 
+    def ask_cancel(self) -> None:
+        """Send the cancel now, at most once; `cancel` waits for its cancel-ok. Raises ChannelLost."""
+        if self._cancel_ok is None:
+            if self.lost.done():
+                raise self.lost.result()
+            self._cancel_ok = self.channel.ask("basic_cancel", consumer_tag=self.tag)
+
+    @property
+    def cancelling(self) -> bool:
+        """True from when the cancel was sent."""
+        return self._cancel_ok is not None
+
     async def cancel(self) -> None:
         """Cancel the tag and wait for cancel-ok; then nothing more arrives, and what was given back is returned.
 
         Raises ChannelLost, also when the broker has cancelled the tag already.
         """
-        if self.lost.done():
-            raise self.lost.result()
-        await self.channel.call("basic_cancel", consumer_tag=self.tag)
+        self.ask_cancel()
+        assert self._cancel_ok is not None
+        await self.channel.reply_to(self._cancel_ok, "basic_cancel")
         self.consuming = False
         self._cancelled = True
         self._return_now()

@@ -1,17 +1,22 @@
 """Shell completion: the scripts, and the names that an inventory knows.
 
-`host`, `consumer`, `quota` and `queue` are for `shell_complete=` of any command's argument or option.
+The functions without an underscore are for `shell_complete=` of any command's argument or option.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import click
 
 from qctl.cli import render
 from qctl.cli.options import Settings
 from qctl.errors import QctlError
+
+if TYPE_CHECKING:
+    from qctl.inventory.model import Inventory
 
 #: Names offered at once; a shell shows no more in any useful way.
 MAX_OFFERED = 1_000
@@ -58,15 +63,55 @@ def queue(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[
     return _offered(ctx, "queues", incomplete)
 
 
+def host_consumer(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """HOST/CONSUMER of all that run."""
+    return _offered(ctx, "host/consumer", incomplete)
+
+
+def host_quota(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """HOST/QUOTA of all hosts."""
+    return _offered(ctx, "host/quota", incomplete)
+
+
+def consumer_or_queue(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """HOST/CONSUMER of all that run, and names of work queues."""
+    return (_offered(ctx, "queues", incomplete) + _offered(ctx, "host/consumer", incomplete))[:MAX_OFFERED]
+
+
+def group(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of groups."""
+    return _offered(ctx, "groups", incomplete)
+
+
+def target(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """What may be paused: HOST and `*/CONSUMER`, and once a host is begun with its HOST/CONSUMER."""
+    return _offered(ctx, "host/consumer" if "/" in incomplete and incomplete[0] != "*" else "targets", incomplete)
+
+
 def _offered(ctx: click.Context, kind: str, incomplete: str) -> list[str]:
     settings = ctx.find_object(Settings) or Settings()
     try:
         inventory = settings.load()
     except QctlError:
         return []  # a completion has nowhere to say what is wrong
-    names: Iterable[str]
-    if kind == "queues":
-        names = dict.fromkeys(consumer.queue for consumer in inventory.consumers.values())
-    else:
-        names = {"hosts": inventory.hosts, "consumers": inventory.consumers, "quotas": inventory.quotas}[kind]
-    return [name for name in names if name.startswith(incomplete)][:MAX_OFFERED]
+    return list(islice((name for name in _names(inventory, kind) if name.startswith(incomplete)), MAX_OFFERED))
+
+
+def _names(inventory: Inventory, kind: str) -> Iterable[str]:
+    hosts = inventory.hosts.values()
+    match kind:
+        case "queues":
+            return dict.fromkeys(consumer.queue for consumer in inventory.consumers.values())
+        case "host/consumer":
+            return (f"{host.name}/{name}" for host in hosts for name in host.consumers)
+        case "host/quota":
+            return (f"{host.name}/{name}" for host in hosts for name in host.quotas)
+        case "targets":
+            return (*inventory.hosts, *(f"*/{name}" for name in inventory.consumers))
+    named = {
+        "hosts": inventory.hosts,
+        "consumers": inventory.consumers,
+        "quotas": inventory.quotas,
+        "groups": inventory.groups,
+    }
+    return named[kind]

@@ -1,36 +1,48 @@
 """What a host knew of the control log when it last read it, in a file, so that the next process goes on from there.
 
-Only a saving of time: what cannot be read is as if it were not there, and of another log the reading notices it.
+It saves time, and it knows what a log still says whose beginning was cut off since. What cannot be read is as if it
+were not there, and of another log the reading notices it.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import math
 import os
+import zlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from qctl.broker.message import decode_json
-from qctl.control.desired import Desired, Reign
-from qctl.control.log import Known
+from qctl.control.desired import MAX_LIFTED, MAX_OVERRIDES, MAX_PAUSES, Desired, Override, Pause, Reign
+from qctl.control.event import MAX_RATES
+from qctl.control.following import Known
+from qctl.control.seen import FILTER_BYTES, MAX_PAUSES_SEEN, Seen
+from qctl.control.target import Scope, Target, pattern
 
 log = logging.getLogger(__name__)
 
 #: In STATE/HOST.
 FILE = "control.json"
 #: To be changed with what is folded: a log must be read anew by who understands more of it.
-VERSION = 1
-#: As much as the largest log's hosts may take.
+VERSION = 2
+#: As much as the largest log's hosts, pauses and overrides may take.
 MAX_BYTES = 64 << 20
 
 
-def load(directory: Path) -> Known | None:
-    """What was saved in `directory` (STATE/HOST); None when there is nothing that can be used."""
+def load(directory: Path, operators: frozenset[str] | None = None) -> Known | None:
+    """What was saved in `directory` (STATE/HOST); None when there is nothing that can be used.
+
+    operators: who is obeyed now. What others were obeyed, or not, is to be read anew.
+    """
     path = directory / FILE
     try:
         with path.open("rb") as file:
-            return decode(file.read(MAX_BYTES + 1))
+            return decode(file.read(MAX_BYTES + 1), operators)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -38,35 +50,128 @@ def load(directory: Path) -> Known | None:
         return None
 
 
-def save(directory: Path, known: Known) -> None:
+def save(directory: Path, known: Known, operators: frozenset[str] | None = None) -> None:
     """Replace what is there as a whole. A power loss may spoil it, which costs a reading from the beginning."""
     path = directory / FILE
     new = path.with_name(f"{FILE}.{os.getpid()}")
     try:
-        new.write_bytes(encode(known))
+        new.write_bytes(encode(known, operators))
         new.replace(path)
     except OSError as error:
         log.warning("%s cannot be written, the next start reads the whole control log: %s", path, error.strerror)
 
 
-def encode(known: Known) -> bytes:
+def encode(known: Known, operators: frozenset[str] | None = None) -> bytes:
     """As it lies in the file."""
-    reigns = {host: asdict(reign) for host, reign in known.desired.reigns.items()}
-    return json.dumps({"v": VERSION, "offset": known.offset, "id": known.id, "reigns": reigns}).encode()
+    desired = known.desired
+    fields = {
+        "v": VERSION,
+        "operators": None if operators is None else sorted(operators),
+        "offset": known.offset,
+        "id": known.id,
+        "reigns": {host: asdict(reign) for host, reign in desired.reigns.items()},
+        "pauses": [_pause_fields(pause) for pause in desired.pauses],
+        "overrides": [asdict(override) for override in desired.overrides],
+        # Mostly zeros.
+        "lifts": base64.b64encode(zlib.compress(desired.seen.lifts, 1)).decode("ascii"),
+        "paused": list(desired.seen.pauses),
+    }
+    return json.dumps(fields).encode()
 
 
-def decode(data: bytes) -> Known:
-    """What `encode` made. Raises ValueError for anything else."""
+def decode(data: bytes, operators: frozenset[str] | None = None) -> Known:
+    """What `encode` made of what is known with these operators. Raises ValueError for anything else."""
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES} bytes")
     fields = decode_json(data)
     try:
-        if len(data) > MAX_BYTES or fields["v"] != VERSION:
+        if fields["v"] != VERSION:
             raise ValueError("it is of another version")
-        offset, identity, reigns = fields["offset"], fields["id"], fields["reigns"]
-        found = {host: Reign(**reign) for host, reign in reigns.items()}
-    except (KeyError, TypeError, AttributeError) as error:
+        if fields["operators"] != (None if operators is None else sorted(operators)):
+            raise ValueError("other operators are obeyed now")
+        desired = Desired(
+            {_text(host): _reign(reign) for host, reign in fields["reigns"].items()},
+            tuple(map(_pause, _list(fields["pauses"], MAX_PAUSES))),
+            tuple(map(_override, _list(fields["overrides"], MAX_OVERRIDES))),
+            _seen(fields["lifts"], fields["paused"]),
+        )
+        return Known(_whole(fields["offset"]), _text(fields["id"]), desired)
+    except (KeyError, TypeError, AttributeError, zlib.error) as error:
         raise ValueError("its contents make no sense") from error
-    texts = [identity, *(it for one in found.values() for it in (one.ledger, one.since))]
-    before = [one.before for one in found.values() if one.before is not None]
-    if type(offset) is not int or offset < 0 or not all(isinstance(it, str) and it for it in (*texts, *before)):
+
+
+def _pause_fields(pause: Pause) -> dict[str, Any]:
+    lifted = [target.to_json() for target in pause.lifted]
+    return {**_common(pause), "target": pause.target.to_json(), "lifted": lifted}
+
+
+def _common(entry: Pause | Override) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in ("id", "user", "claimed_by", "at", "reason", "until_s")}
+
+
+def _reign(fields: Mapping[str, Any]) -> Reign:
+    before = fields["before"]
+    return Reign(
+        ledger=_text(fields["ledger"]),
+        since=_text(fields["since"]),
+        before=None if before is None else _text(before),
+        user=_text(fields["user"]),
+    )
+
+
+def _pause(fields: Mapping[str, Any]) -> Pause:
+    lifted = tuple(map(Target.from_json, _list(fields["lifted"], MAX_LIFTED)))
+    return Pause(**_checked(fields), target=Target.from_json(fields["target"]), lifted=lifted)
+
+
+def _override(fields: Mapping[str, Any]) -> Override:
+    override = Override(
+        **_checked(fields),
+        host=pattern(fields["host"], "host"),
+        quota=pattern(fields["quota"], "quota"),
+        rates=tuple(map(_text, _list(fields["rates"], MAX_RATES))),
+        lifted=tuple(
+            Scope(pattern(host, "host"), pattern(quota, "quota")) for host, quota in _list(fields["lifted"], MAX_LIFTED)
+        ),
+    )
+    if not override.limits:
         raise ValueError("its contents make no sense")
-    return Known(offset, identity, Desired(found))
+    return override
+
+
+def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
+    until_s = fields["until_s"]
+    if until_s is not None and (type(until_s) not in (int, float) or not math.isfinite(until_s)):
+        raise ValueError("its contents make no sense")
+    optional = {name: fields[name] for name in ("claimed_by", "reason")}
+    return {
+        **{name: _text(fields[name]) for name in ("id", "user", "at")},
+        **{name: None if value is None else _text(value) for name, value in optional.items()},
+        "until_s": until_s,
+    }
+
+
+def _seen(lifts: str, pauses: list[Any]) -> Seen:
+    unpacking = zlib.decompressobj()
+    found = unpacking.decompress(base64.b64decode(lifts, validate=True), FILTER_BYTES)
+    if len(found) not in (0, FILTER_BYTES) or not unpacking.eof:
+        raise ValueError("its contents make no sense")
+    return Seen(found, tuple(map(_text, _list(pauses, MAX_PAUSES_SEEN))))
+
+
+def _list(value: object, most: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) > most:
+        raise ValueError("its contents make no sense")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("its contents make no sense")
+    return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("its contents make no sense")
+    return value

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from qctl.errors import LedgerError, UnknownName
+from qctl.quota.account import Account, account
 from qctl.quota.admission import Cause, Hold, Standing
 from qctl.quota.clock import Clock
 from qctl.quota.ledger import Exchange, Ledger
@@ -158,6 +159,21 @@ class Leases:
     def readings(self) -> Mapping[str, Reading]:
         """What the ledger said last, a second ago at most; asks no disk."""
         return self._renewal.standings.readings
+
+    def accounts(self, policies: Iterable[Policy]) -> Mapping[str, Account]:
+        """What counts of these quotas now, by name; asks no disk. What the ledger has not heard of is left out."""
+        now_ns, readings, process = self.clock.now_ns(), self.readings(), self._ledger.process
+        return {
+            policy.name: account(
+                reading,
+                # What was leased after the reading is not in it.
+                lease_units=min(self._till.left(policy.name), reading.leased.get(process, 0)),
+                shown_ns={limit.period_ns for limit in policy.limits},
+                now_ns=now_ns,
+            )
+            for policy in policies
+            if (reading := readings.get(policy.name)) is not None
+        }
 
     def close(self) -> None:
         """Give back what is unspent and leave. What no task has settled counts as spent. Raises LedgerError."""

@@ -159,6 +159,12 @@ class Till:
             kept_for_others = sum(units for name, units in pool.earmarks.items() if name != consumer)
             return max(0, pool.left - kept_for_others) if pool.valid else 0
 
+    def left(self, quota: str) -> int:
+        """Units in memory that are nobody's yet, earmarks included."""
+        with self.lock:
+            pool = self.pools.get(quota)
+            return max(0, pool.left) if pool is not None and pool.valid else 0
+
     # -- exchanges
 
     def bind(self, slots: Mapping[str, int], grains_ns: Mapping[str, int], view: memoryview) -> None:

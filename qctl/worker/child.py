@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -15,33 +14,111 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qctl.broker.message import utc
+from qctl.control.host_answer import ProcessLook, ProcessState
+from qctl.control.reading import Reading
+from qctl.control.reading_parse import from_json
+from qctl.worker.reports import Reports
+
 log = logging.getLogger(__name__)
 
 #: A process that has not said within this that it is ready hangs in the import of a handler.
 READY_S = 120.0
-#: Bytes of one report line of a process.
-MAX_REPORT_BYTES = 64 << 10
+#: Bytes of orders that a process has not read; one that is stopped reads none.
+MAX_BACKLOG_BYTES = 4 << 20
 #: Not answered by a process before it can: it unblocks them itself.
 BLOCKED_AT_START = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Generations between a supervisor and whatever runs below it.
 MAX_GENERATIONS = 16
 
 
-@dataclass(slots=True)
-class Child:
-    """One running worker process. ready: done with False when it ended without having been."""
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who is told what a process reports. on_failed: why it ends; on_answer: how it has obeyed a local command."""
 
-    index: int
-    process: asyncio.subprocess.Process
-    started_s: float
-    ready: asyncio.Future[bool]
-    replaced: bool = False
+    on_ready: Callable[[], None]
+    on_failed: Callable[[Child, Mapping[str, Any]], None]
+    on_answer: Callable[[Child, Mapping[str, Any]], None]
+
+
+class Child:
+    """One running worker process. `ready`: done with False when it ended without having been.
+
+    `reading`: the last that it took of itself.
+    """
+
+    def __init__(self, index: int, process: asyncio.subprocess.Process, listeners: Listeners, read_end: int) -> None:
+        """read_end: the descriptor of its reports; it belongs to the child from now on."""
+        self.index = index
+        self.process = process
+        self.started_s = time.monotonic()
+        self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.replaced = False
+        self.reading: Reading | None = None
+        self._listeners = listeners
+        self._state = ProcessState.STARTING
+        self._since = utc(time.time())
+        self._reports = Reports(
+            read_end,
+            f"process {index} pid={process.pid}",
+            self._on_report,
+            # It may have been the one that says that it consumes.
+            lambda: self._become(ProcessState.CONNECTED),
+        )
+
+    @property
+    def alive(self) -> bool:
+        """False once it was buried; then nothing of it is left."""
+        return self.process.returncode is None
+
+    def look(self) -> ProcessLook:
+        """How it is now, by what it has reported until now."""
+        self._reports.catch_up()
+        if not self.alive:
+            self._become(ProcessState.ENDED)
+        return ProcessLook(self.index, self.process.pid, self._state, self._since)
 
     def order(self, words: bytes) -> None:
         """Write an order; a process that is gone needs none."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError, RuntimeError):
             self.process.stdin.write(words)
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether it has left so many orders unread that no more should be written."""
+        assert self.process.stdin is not None
+        return self.alive and self.process.stdin.transport.get_write_buffer_size() > MAX_BACKLOG_BYTES
+
+    async def end(self) -> int:
+        """Wait until it has ended, and take its last reports; its exit code."""
+        code = await self.process.wait()
+        self._reports.close()
+        self.look()
+        if not self.ready.done():
+            self.ready.set_result(False)
+        return code
+
+    def _on_report(self, report: Mapping[str, Any]) -> None:
+        match report["event"]:
+            case "ready":
+                self._listeners.on_ready()
+                if not self.ready.done():
+                    self.ready.set_result(True)
+            case "failed":
+                self._listeners.on_failed(self, report)
+            case "link":
+                self._become(ProcessState(report["state"]))
+            case "reading":
+                self.reading = from_json(report["reading"])
+            case "answer":
+                self._listeners.on_answer(self, report["answer"])
+            case unknown:
+                raise ValueError(f"a report {unknown!r} is not known")
+
+    def _become(self, state: ProcessState) -> None:
+        if state is not self._state and self._state is not ProcessState.ENDED:
+            self._state, self._since = state, utc(time.time())
 
     def kill(self, why: str) -> None:
         """kill -9, unless it has ended."""
@@ -56,8 +133,8 @@ class Child:
             self.kill(f"was not ready within {READY_S:g} s")
 
 
-async def spawn(index: int) -> tuple[Child, int]:
-    """Start a process; also the descriptor of its reports, for `listen`. It waits for its plan. Raises OSError."""
+async def spawn(index: int, listeners: Listeners) -> Child:
+    """Start a process, which waits for its plan. Raises OSError."""
     read_end, write_end = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_AT_START)
     try:
@@ -77,29 +154,7 @@ async def spawn(index: int) -> tuple[Child, int]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_AT_START)
         os.close(write_end)
     log.info("process %d started pid=%d", index, process.pid)
-    return Child(index, process, time.monotonic(), asyncio.get_running_loop().create_future()), read_end
-
-
-async def listen(
-    read_end: int, child: Child, on_ready: Callable[[], None], on_failed: Callable[[Mapping[str, Any]], None]
-) -> None:
-    """Take a process's reports until it closes the pipe; on_failed(report): why it ends."""
-    reader = asyncio.StreamReader(limit=MAX_REPORT_BYTES)
-    loop = asyncio.get_running_loop()
-    pipe: Any = os.fdopen(read_end, "rb")
-    try:
-        pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-        while line := await reader.readline():
-            event = json.loads(line)
-            if event["event"] == "ready":
-                on_ready()
-                child.ready.set_result(True)
-            else:
-                on_failed(event)
-    finally:
-        pipe.close()
-        if not child.ready.done():
-            child.ready.set_result(False)
+    return Child(index, process, listeners, read_end)
 
 
 def ended(code: int) -> str:

@@ -7,17 +7,17 @@ finds the name taken asks through the queue itself: an answer is proof of a livi
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from qctl.broker.message import Outgoing, Properties, decode_json, short, text
 from qctl.broker.publisher import Published, Publisher
 from qctl.broker.session import HEARTBEAT_S, ChannelLost, Connection
 from qctl.broker.topology import ACCESS_REFUSED, PRECONDITION_FAILED, RESOURCE_LOCKED
+from qctl.control.host_answer import MAX_ANSWER_BYTES, HostAnswer, host_queue
 from qctl.errors import BrokerRefused, HostTaken
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,6 @@ RETRY_S = 1.0
 ANSWER_S = 1.0
 #: Questions that wait for an answer; more than a few machines do not ask at once.
 MAX_QUESTIONS = 100
-#: Bytes of an answer that are looked at.
-MAX_ANSWER_BYTES = 4_096
 #: The broker's pseudo-queue for answers, good for the channel that asks.
 REPLY_TO = "amq.rabbitmq.reply-to"
 
@@ -58,22 +56,20 @@ def parse_holder(body: bytes) -> Holder | None:
         return None
 
 
-def host_queue(host: str) -> str:
-    """The queue that stands for a host's name."""
-    return f"qctl.host.{host}"
-
-
-async def claim(connection: Connection, host: str, me: Holder, *, patience_s: float) -> None:
+async def claim(
+    connection: Connection, host: str, run: str, answer: Callable[[], HostAnswer], *, patience_s: float
+) -> None:
     """Take the name of `host` and keep it with the connection, answering who asks.
 
-    Raises HostTaken at once when a living holder answers, after patience_s when nobody does and the name is still
-    taken; BrokerRefused when the broker will not have the queue, ChannelLost when the connection goes.
+    run: of this start, which tells another living holder from ourselves. answer: asked anew for each question. Raises
+    HostTaken at once when a living holder answers, after patience_s when nobody does and the name is still taken;
+    BrokerRefused when the broker will not have the queue, ChannelLost when the connection goes.
     """
     deadline = time.monotonic() + patience_s
     told = False
-    while not await _take(connection, host, me):
+    while not await _take(connection, host, answer):
         holder = await ask(connection, host)
-        if holder is not None and holder.run != me.run:
+        if holder is not None and holder.run != run:
             raise HostTaken(
                 f"host {host} is already run by {holder}",
                 hint="Each machine needs its own name (--host); stop that worker first if it is this host's.",
@@ -89,7 +85,7 @@ async def claim(connection: Connection, host: str, me: Holder, *, patience_s: fl
         await asyncio.sleep(RETRY_S)
 
 
-async def _take(connection: Connection, host: str, me: Holder) -> bool:
+async def _take(connection: Connection, host: str, answer: Callable[[], HostAnswer]) -> bool:
     channel = await connection.channel()
     arguments = {"x-max-length": MAX_QUESTIONS}
     try:
@@ -111,7 +107,7 @@ async def _take(connection: Connection, host: str, me: Holder) -> bool:
         await channel.call(
             "basic_consume",
             queue=host_queue(host),
-            on_message_callback=_answerer(answering, me),
+            on_message_callback=_answerer(answering, answer),
             auto_ack=True,
             consumer_tag=host_queue(host),  # in the broker's list it is not to be taken for a consumer of tasks
         )
@@ -122,15 +118,22 @@ async def _take(connection: Connection, host: str, me: Holder) -> bool:
     return True
 
 
-def _answerer(publisher: Publisher, me: Holder) -> Callable[[object, Any, Properties, bytes], None]:
-    answer = json.dumps(asdict(me)).encode()
+def _answerer(
+    publisher: Publisher, answer: Callable[[], HostAnswer]
+) -> Callable[[object, Any, Properties, bytes], None]:
+    connection = publisher.channel.connection
 
     def on_question(_channel: object, _method: object, asked: Properties, _body: bytes) -> None:
-        if asked.reply_to and publisher.room:
-            try:
-                publisher.send(Outgoing("", text(asked.reply_to), answer, Properties()), _forget)
-            except (ChannelLost, ValueError) as error:
-                log.debug("no answer to who asks for the holder: %s", error)
+        # Under an alarm an answer would go out when it ends, and be old by then.
+        if not asked.reply_to or not publisher.room or connection.blocked:
+            return
+        properties = Properties(
+            content_type="application/json", correlation_id=asked.correlation_id, user_id=connection.username
+        )
+        try:
+            publisher.send(Outgoing("", text(asked.reply_to), answer().body(), properties), _forget)
+        except (ChannelLost, ValueError) as error:
+            log.debug("no answer to who asks for the holder: %s", error)
 
     return on_question
 

@@ -1,54 +1,57 @@
 """One consumer in one process: subscribed exactly while it should be, and every delivery settled on its own channel.
 
-The consumer *should* be subscribed when nothing holds it, nobody paused it and the process is not draining. A keeper a
-queue makes it so: whatever changes only changes what should be, and wakes the keepers.
+A queue of it *should* be subscribed when nothing holds the consumer, nobody paused that queue, the process hears what
+operators command and is not draining. A keeper a queue makes it so: whatever changes only changes what should be, and
+wakes the keepers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from qctl.broker import topology
-from qctl.broker.connect import backoff
 from qctl.broker.message import Properties
 from qctl.broker.publisher import Publisher
-from qctl.broker.session import ChannelLost, Connection
-from qctl.broker.subscription import Subscription, in_words
-from qctl.errors import QctlError
+from qctl.broker.session import Connection
+from qctl.broker.subscription import Subscription
+from qctl.control.desired import Pause
+from qctl.worker.counts import Counts
 from qctl.worker.execute import Delivery, Executor, Settled
 from qctl.worker.forward import Forwarder, was_returned
+from qctl.worker.keeper import Keeper
 from qctl.worker.orphans import Orphans
 from qctl.worker.outcome import GIVE_BACK, Ending
 from qctl.worker.pace import Pace
 from qctl.worker.probing import Probing
+from qctl.worker.state import State
 
 log = logging.getLogger(__name__)
 
 #: A running subscription is renewed for a new prefetch when that is off by this factor, and at most this often.
 PREFETCH_FACTOR = 2.0
 PREFETCH_EVERY_S = 5.0
-#: A queue that was followed for this long is tried again at once when it is lost, one that was not after longer pauses.
-STEADY_S = 1.0
-#: After something was given back by a consumer that is wanted all the same: it must not come straight back.
-RETURN_PAUSE_S = 0.25
+#: Settled in one turn of the loop: what operators command must not wait behind a flood of short tasks.
+MAX_FLUSHED = 250
+#: How often it is looked whether a pause is complete, at first and at last.
+LOOK_FIRST_S = 0.001
+LOOK_LAST_S = 0.05
 
 
-class State(StrEnum):
-    """The states of a consumer; where several hold, the first one shows."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One consumer tag, now. cancelled_at_s: wall clock of its cancel-ok. running: tasks of its queue that run."""
 
-    DOWN = "down"
-    DRAINING = "draining"
-    PAUSED = "paused"
-    HELD = "held"
-    CONSUMING = "consuming"
+    queue: str
+    tag: str
+    state: State
+    cancelled_at_s: float | None
+    running: int
+    given_back: int
 
 
 class LiveConsumer:
@@ -71,11 +74,16 @@ class LiveConsumer:
         """queues: queue -> consumer tag. declarations: all it needs on the broker. flush_soon: asks, from any thread,
         for `flush` on the loop."""
         self.address = address
+        self.name = address.rpartition("/")[2]
+        self.work_queue = work_queue
+        self.concurrency = concurrency
+        self.declarations = declarations
         self.pace = Pace()
+        self.counts = Counts()
         self.executor: Executor | None = None
         self.why_down = "not connected yet"
-        self._queues = queues
-        self._declarations = declarations
+        self.since_s = time.time()
+        self.prefetch = concurrency
         self._forwarder = Forwarder(
             host=host,
             work_queue=work_queue,
@@ -86,16 +94,16 @@ class LiveConsumer:
             release=self.release,
         )
         self._probing = Probing(ladder_s=ladder_s, hold=self.hold, release=self.release)
-        self._concurrency = concurrency
-        self._prefetch = concurrency
         self._prefetch_changed_s = 0.0
         self._flush_soon = flush_soon
         self._holds: dict[str, str] = {}
+        self._for_now = ""
+        self._pauses: Mapping[str, tuple[Pause, ...]] = {}
+        self._paused: frozenset[str] = frozenset()
+        self._deaf = True
         self._draining = False
-        self._served: set[str] = set()
-        self._subscribed: set[str] = set()
         self._opened: set[Subscription] = set()  # all that were not seen to be lost
-        self._keepers: set[asyncio.Event] = set()
+        self._keepers = {queue: Keeper(self, queue, tag) for queue, tag in queues.items()}
         self._settled: deque[Settled] = deque()
         self._started: set[Delivery] = set()
         self._orphans = Orphans()
@@ -104,55 +112,131 @@ class LiveConsumer:
 
     # What should be
 
-    @property
-    def wanted(self) -> bool:
-        """True when this consumer should be subscribed."""
-        return not self._draining and (not self._holds or self._probing.may_seek(self._holds))
+    def wants(self, queue: str) -> bool:
+        """True when this queue should be subscribed."""
+        return self._admits(queue) and (not self._holds or self._probing.may_seek(self._holds))
+
+    def _admits(self, queue: str) -> bool:
+        """Whether nobody forbids its tasks; all of it may be changed at any moment, and counts from then on."""
+        return not (self._draining or self._deaf or queue in self._paused)
 
     @property
     def state(self) -> State:
-        """What it is now."""
-        if len(self._served) < len(self._queues):  # a queue that is not consumed must not hide behind the other
+        """What it is now; a queue that is not consumed must not hide behind the other."""
+        return min((self.state_of(queue) for queue in self._keepers), key=list(State).index)
+
+    def state_of(self, queue: str) -> State:
+        """What one of its queues is now."""
+        if self._deaf or not self._keepers[queue].served:
             return State.DOWN
         if self._draining:
             return State.DRAINING
-        if self._holds:
-            return State.HELD
-        return State.CONSUMING
+        if queue in self._paused:
+            return State.PAUSED
+        return State.HELD if self._holds else State.CONSUMING
+
+    @property
+    def why(self) -> str:
+        """Why it is not consuming, in words; "" when it is."""
+        match self.state:
+            case State.DOWN:
+                return self.why_down
+            case State.PAUSED:
+                return "; ".join(map(_pause_words, self.pauses))
+            case State.HELD:
+                return "; ".join(self._holds.values())
+        return ""
+
+    @property
+    def pauses(self) -> tuple[Pause, ...]:
+        """The pauses that hold for any of its queues, each once."""
+        return tuple({one.id: one for found in self._pauses.values() for one in found}.values())
+
+    def pauses_of(self, queue: str) -> tuple[Pause, ...]:
+        """The pauses that hold for one of its queues."""
+        return self._pauses.get(queue, ())
+
+    @property
+    def holds(self) -> Mapping[str, str]:
+        """Why it is held, in words by cause, whether it is paused as well or not."""
+        return self._holds
+
+    def subscriptions(self) -> Iterator[tuple[str, str, State]]:
+        """Tag, queue and state of each of its subscriptions."""
+        for queue, keeper in self._keepers.items():
+            yield keeper.tag, queue, self.state_of(queue)
+
+    def rows(self) -> list[Row]:
+        """Each of its consumer tags as it is now."""
+        while self.flush():
+            pass
+        begun = [one.subscription.queue for one in list(self._started)]
+        return [
+            Row(queue, it.tag, self.state_of(queue), it.cancelled_at_s, begun.count(queue), it.given_back)
+            for queue, it in self._keepers.items()
+        ]
+
+    @property
+    def waiting(self) -> int:
+        """Deliveries here that no slot has taken yet."""
+        return self.executor.waiting if self.executor else 0
 
     @property
     def busy(self) -> int:
         """Tasks that run, deliveries on their way out, and tags that are still subscribed."""
         running = self.executor.active if self.executor else 0
-        return running + len(self._settled) + self._forwarder.pending + len(self._subscribed)
+        subscribed = sum(keeper.subscribed for keeper in self._keepers.values())
+        return running + len(self._settled) + self._forwarder.pending + subscribed
 
     @property
     def stuck(self) -> str:
         """Why tasks that are over time make this process not worth keeping, "" while they do not."""
         if self.executor is None:
             return ""
-        if 2 * self.executor.lost_slots >= self._concurrency:
+        if 2 * self.executor.lost_slots >= self.concurrency:
             return "half of its slots run tasks that are over time"
         return "a task is over its time and does not end" if self.executor.hopeless else ""
 
     def backlog(self, cost: Mapping[str, int]) -> dict[str, int]:
         """Units that everything handed in and not admitted yet will need. Any thread."""
-        waiting = self.executor.waiting if self.executor else 0
+        waiting = self.waiting
         return {quota: units * waiting for quota, units in cost.items()}
 
-    def hold(self, cause: str, words: str) -> None:
-        """Stop consuming for this cause, until `release` of the same."""
+    def pause(self, pauses: Mapping[str, tuple[Pause, ...]]) -> None:
+        """From now on exactly these hold, by queue. Nothing of such a queue starts any more; `paused` says when that is
+        complete."""
+        before, self._pauses = self._pauses, {queue: found for queue, found in pauses.items() if found}
+        if self._pauses != before:
+            self._paused = frozenset(self._pauses)  # read by every slot right before a start
+            self._wake()
+
+    async def paused(self, queues: Iterable[str]) -> None:
+        """Return when these queues are cancelled for certain (or resumed), and nothing of them can start any more."""
+        wanted, pause_s = set(queues), LOOK_FIRST_S
+        while self._is_closing(wanted & self._paused):
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LOOK_LAST_S)
+
+    def _is_closing(self, queues: set[str]) -> bool:
+        if any(self._keepers[queue].subscribed for queue in queues):
+            return True
+        return self.executor is not None and self.executor.is_starting(lambda one: one.subscription.queue in queues)
+
+    def hold(self, cause: str, words: str, for_now: str = "") -> None:
+        """Stop consuming for this cause, until `release` of the same. for_now: more words, for the log alone."""
         if self._holds.get(cause) != words:
             new = cause not in self._holds
             self._holds[cause] = words
+            self._for_now = for_now
             if new:
                 self._wake()
+            self._for_now = ""
 
     def release(self, cause: str) -> None:
         """This cause is over; others may remain."""
         if self._holds.pop(cause, None) is not None:
             if not self._holds:
-                self._prefetch = self.pace.prefetch(self._concurrency, 0.0)
+                self.prefetch = self.pace.prefetch(self.concurrency, 0.0)
             self._wake()
 
     def drain(self) -> None:
@@ -162,37 +246,52 @@ class LiveConsumer:
 
     def tick(self) -> None:
         """Look after the prefetch and overdue tasks; called about twice a second."""
+        self.counts.tick(time.monotonic())
         oldest_s = self.executor.expire() if self.executor else 0.0
         if self._holds and self._probing.due():
-            self._probing.seeking, self._prefetch = True, 1
+            self._probing.seeking, self.prefetch = True, 1
             self._wake()
-        target, now_s = self.pace.prefetch(self._concurrency, oldest_s), time.monotonic()
-        factor = target / self._prefetch
+        target, now_s = self.pace.prefetch(self.concurrency, oldest_s), time.monotonic()
+        factor = target / self.prefetch
         due = now_s - self._prefetch_changed_s >= PREFETCH_EVERY_S
-        if due and (factor >= PREFETCH_FACTOR or factor <= 1 / PREFETCH_FACTOR) and self.wanted and not self._holds:
-            self._prefetch, self._prefetch_changed_s = target, now_s
+        if (
+            due
+            and (factor >= PREFETCH_FACTOR or factor <= 1 / PREFETCH_FACTOR)
+            and self._all_wanted
+            and not self._holds
+        ):
+            self.prefetch, self._prefetch_changed_s = target, now_s
             if factor < 1:
                 self._take_back()  # the tasks turned out longer: what waits here could run elsewhere
             self._wake()
 
+    @property
+    def _all_wanted(self) -> bool:
+        return all(map(self.wants, self._keepers))
+
     def say_down(self, why: str) -> None:
         """Why there is nothing to subscribe on at present."""
         self.why_down = why
-        self._show()
+        self.changed()
+
+    def lost(self, why: str) -> None:
+        """A keeper has lost its queue; why is no news where nobody hears any more what is commanded."""
+        if not self._deaf:
+            self.say_down(why)
 
     def _wake(self) -> None:
-        if not self.wanted:
-            self._take_back()
-        self._show()
+        if not self._all_wanted:
+            self._take_back(lambda one: not self.wants(one.subscription.queue))
+        self.changed()
         self._look_again()
 
     def _look_again(self) -> None:
-        for keeper in self._keepers:
-            keeper.set()
+        for keeper in self._keepers.values():
+            keeper.look_again()
 
-    def _take_back(self) -> None:
+    def _take_back(self, which: Callable[[Delivery], bool] = lambda _: True) -> None:
         """Give back what no slot has taken; it goes out with the cancel-ok that the keeper then waits for."""
-        for delivery in self.executor.take_back() if self.executor else ():
+        for delivery in self.executor.take_back(which) if self.executor else ():
             self._return(delivery)
 
     def _return(self, delivery: Delivery) -> None:
@@ -204,7 +303,7 @@ class LiveConsumer:
             delivery = waiting.delivery
         self._give_back(delivery)
 
-    def _note_lost(self) -> None:
+    def note_lost(self) -> None:
         """Look for channels that are gone, also of subscriptions cancelled long ago: what runs is an orphan from now
         on, what waits here is dropped."""
         if all(one.is_open for one in self._opened):
@@ -214,89 +313,55 @@ class LiveConsumer:
         for delivery in self.executor.take_back(_is_lost) if self.executor else ():
             self._return(delivery)
 
-    def _show(self) -> None:
+    def opened(self, subscription: Subscription) -> None:
+        """A keeper has opened this one."""
+        self._opened.add(subscription)
+
+    def changed(self) -> None:
         """One log line a state change."""
-        state, why = self.state, ""
-        if state is State.HELD:
-            why = ": " + "; ".join(self._holds.values())
-        elif state is State.DOWN:
-            why = f": {self.why_down}"
+        state = self.state
+        why = self.why + (self._for_now if state is State.HELD else "")
         # A hold's words count down and would be news every time; what is wrong with a queue is news when it changes.
-        shown = f"{state}{why}" if state is State.DOWN else str(state)
+        shown = f"{state}: {why}" if state in (State.DOWN, State.PAUSED) else str(state)
         if shown == self._shown:
             return
+        if not self._shown.startswith(state):
+            self.since_s = time.time()
         self._shown = shown
-        log.log(logging.WARNING if state is State.DOWN else logging.INFO, "%s %s%s", self.address, state, why)
-
-    # Keeping it so
+        level = logging.WARNING if state is State.DOWN else logging.INFO
+        log.log(level, "%s %s%s", self.address, state, why and f": {why}")
 
     async def serve(self, connection: Connection) -> None:
-        """Keep every queue subscribed as wanted, while the connection lasts.
+        """Keep every queue subscribed as wanted, while the connection lasts; to be called when it is known what holds.
 
         What is wrong with one consumer's queue (deleted, other arguments, no permission) stays with that consumer.
         """
-        await asyncio.gather(*(self._keep(connection, queue, tag) for queue, tag in self._queues.items()))
+        self._deaf = False
+        try:
+            await asyncio.gather(*(keeper.keep(connection) for keeper in self._keepers.values()))
+        finally:
+            self.stop_hearing(self.why_down)
 
-    async def _keep(self, connection: Connection, queue: str, tag: str) -> None:
-        pauses, changed = backoff(), asyncio.Event()
-        self._keepers.add(changed)
-        while connection.is_open:
-            followed_s = math.inf
-            try:
-                await topology.ensure(connection, self._declarations)
-                followed_s = time.monotonic()
-                await self._follow(connection, queue, tag, changed)
-            except (ChannelLost, QctlError) as error:
-                self._served.discard(queue)
-                self._note_lost()
-                self.why_down = await in_words(connection, queue, error)
-            self._show()
-            if time.monotonic() - followed_s > STEADY_S:
-                pauses = backoff()
-            if connection.is_open:
-                await asyncio.wait({connection.closed}, timeout=next(pauses))
-        self._keepers.discard(changed)
-
-    async def _follow(self, connection: Connection, queue: str, tag: str, changed: asyncio.Event) -> None:
-        """Subscribe and cancel as wanted until a channel or the connection is lost, which is raised."""
-        while True:
-            if not self.wanted:
-                self._served.add(queue)  # nothing is wrong with it as far as anybody can tell
-                self._show()
-            await _either(changed, connection.closed, until=lambda: self.wanted)
-            self._note_lost()
-            subscription = await Subscription.open(connection, queue, tag, self._deliver)
-            self._opened.add(subscription)
-            self._subscribed.add(tag)
-            try:
-                await subscription.consume(self._prefetch)
-                self._served.add(queue)
-                self._show()
-                await _either(changed, subscription.lost, until=partial(self._should_cancel, subscription))
-                await subscription.cancel()
-            finally:
-                self._subscribed.discard(tag)
-            log.debug("%s cancel-ok tag=%s", self.address, subscription.tag)
-            if self.wanted and subscription.gave_back:
-                await asyncio.sleep(RETURN_PAUSE_S)
-
-    def _should_cancel(self, subscription: Subscription) -> bool:
-        """Whatever was given back goes out with a cancel, also when the consumer is wanted again by now."""
-        stays = self.wanted and not subscription.gave_back and not subscription.scattered
-        return not stays or subscription.prefetch != self._prefetch
+    def stop_hearing(self, why: str) -> None:
+        """It is not known any more what operators command: nothing is consumed, nothing starts, until `serve`."""
+        self.why_down = why
+        if not self._deaf:
+            self._deaf = True
+            self._wake()
 
     # Deliveries in, settlements out
 
-    def _deliver(
+    def deliver(
         self, subscription: Subscription, tag: int, redelivered: bool, properties: Properties, body: bytes
     ) -> None:
+        """A delivery has come in."""
         delivery = Delivery(subscription, tag, redelivered, properties, body, time.time())
         if redelivered:
-            self._note_lost()
+            self.note_lost()
         if redelivered and (found := self._orphans.adopt(delivery)):
             if isinstance(found, Settled):
                 self.on_settled(found)
-        elif self.wanted and self.executor:
+        elif self.executor and self.wants(subscription.queue):
             if self._holds:
                 self._take_probe(delivery)
             self.executor.put(delivery)
@@ -312,6 +377,8 @@ class LiveConsumer:
         """Return it unharmed; as a new message where the queue's limit may be near, since that is not ours to know."""
         if not delivery.subscription.is_open:
             return  # the broker has it back already
+        self._keepers[delivery.subscription.queue].given_back += 1
+        self.counts.given_back += 1
         if delivery.subscription.queue in self._foreign and was_returned(delivery):
             self._forwarder.renew(delivery)
         else:
@@ -321,7 +388,8 @@ class LiveConsumer:
         """Asked by the executor right before a start. None: ask again, the broker has been silent for too long."""
         self._started.add(delivery)  # before looking: who notes the runs of a lost channel must not overlook this one
         allowed: bool | None = False
-        wanted = self.wanted or (not self._draining and self._probing.may_run(delivery, self._holds))
+        queue = delivery.subscription.queue
+        wanted = self.wants(queue) or (self._admits(queue) and self._probing.may_run(delivery, self._holds))
         if wanted and delivery.subscription.is_open:
             connection = delivery.subscription.channel.connection
             allowed = True if connection.silent_s() < 2 * connection.heartbeat_s else None
@@ -334,11 +402,11 @@ class LiveConsumer:
         self._settled.append(settled)
         self._flush_soon()
 
-    def flush(self) -> None:
-        """Send what the executor has settled."""
+    def flush(self) -> bool:
+        """Send of what the executor has settled as much as is good to do at one go; whether there is more."""
         acks: dict[Subscription, list[int]] = {}
         runs, run_s, body_bytes, late = 0, 0.0, 0, 0
-        for _ in range(len(self._settled)):
+        for _ in range(min(len(self._settled), MAX_FLUSHED)):
             settled = self._settled.popleft()
             delivery = settled.delivery
             if settled.seen is not None or self._probing.probe is not None:
@@ -362,8 +430,10 @@ class LiveConsumer:
                 self._give_back(delivery)
                 self._wake()
             else:
+                self.counts.add(settled.outcome)
                 self._forwarder.start(settled)
         for subscription, tags in acks.items():
+            self.counts.acked += len(tags)
             subscription.ack(tags)
             if subscription.scattered:
                 self._look_again()
@@ -373,19 +443,12 @@ class LiveConsumer:
         self.pace.add(runs, run_s, body_bytes)
         if first and runs:
             self.tick()
+        return bool(self._settled)
 
 
 def _is_lost(delivery: Delivery) -> bool:
     return not delivery.subscription.is_open
 
 
-async def _either(changed: asyncio.Event, lost: asyncio.Future[ChannelLost], *, until: Callable[[], bool]) -> None:
-    """Wait until `until` is true, looking again whenever `changed` is set. Raises what `lost` holds once it is done."""
-    while not lost.done():
-        changed.clear()
-        if until():
-            return
-        waiting: asyncio.Future[Any] = asyncio.ensure_future(changed.wait())
-        await asyncio.wait([waiting, lost], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-    raise lost.result()
+def _pause_words(pause: Pause) -> str:
+    return f"{pause.target}, by {pause.user}" + (f": {pause.reason}" if pause.reason else "")

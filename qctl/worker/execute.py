@@ -22,6 +22,7 @@ from qctl.inventory.model import Consumer, HttpHandler, Quota
 from qctl.quota import Grant, Hold, Leases, Priced
 from qctl.worker.exceptions import TimedOut
 from qctl.worker.handlers import Answer, Handler
+from qctl.worker.inside import is_inside
 from qctl.worker.isolation import is_suspect
 from qctl.worker.judge import judge, words
 from qctl.worker.logs import current_task
@@ -83,6 +84,8 @@ class Run:
 
     task: Task
     deadline_s: float
+    delivery: Delivery
+    thread: int
     overdue: bool = False
 
 
@@ -185,6 +188,13 @@ class Executor:
         """Tasks that run or are about to."""
         starting = len(self._starting)  # first, since a task goes from here to there
         return starting + len(self.running) + (self._bed.inside if self._bed else 0)
+
+    def is_starting(self, which: Callable[[Delivery], bool]) -> bool:
+        """Whether anything of this kind was allowed to start, or asks, and is not inside its handler for certain."""
+        if any(which(one) for one in tuple(self._starting)):
+            return True
+        threads = {run.thread for run in list(self.running.values()) if which(run.delivery)}
+        return not all(map(is_inside, threads)) or (self._bed is not None and self._bed.is_starting(which))
 
     def take_back(self, which: Callable[[Delivery], bool] = lambda _: True) -> list[Delivery]:
         """Everything, of this kind, that no slot has taken yet; it will not be run."""
@@ -314,9 +324,8 @@ class Executor:
             start_meter=lambda: Meter(self._leases, grant, self._tariff, deadline_s),
             make_outbox=rules.make_outbox,
         )
-        run = Run(task, deadline_s)
+        run = Run(task, deadline_s, delivery, threading.get_ident())
         self.running[id(run)] = run
-        self._starting.discard(delivery)
         return task, run
 
     def _run(self, delivery: Delivery, message: Message, grant: Grant) -> None:
@@ -328,6 +337,7 @@ class Executor:
         try:
             if message.is_json:
                 task.payload  # noqa: B018  (parsed here, so that a broken body is dead whatever the handler does)
+            self._starting.discard(delivery)  # only now: from here `is_inside` can tell
             answer = self._handler.run(task)
         # A handler is the user's code and may raise anything, SystemExit too; each ends its own task, not the worker.
         except BaseException as error:  # noqa: BLE001
@@ -352,6 +362,7 @@ class Executor:
             if message.is_json:
                 task.payload  # noqa: B018
             async with limit:
+                self._starting.discard(delivery)  # as above
                 await self._handler.run_async(task)
         # As above: the user's code, and a cancelled coroutine is a failed task.
         except BaseException as error:  # noqa: BLE001
@@ -384,6 +395,7 @@ class Executor:
                 self._leases.settle(grant)
             consumer = self.rules.consumer
             outcome = decide(error, message, consumer.retry, self.rules.ladder_s)
+        self._starting.discard(delivery)  # still there when its body was broken
         self._settled(Settled(delivery, outcome, answer, run_s, seen))
         self.running.pop(id(run), None)  # last: in between it would be neither running nor on its way out
 

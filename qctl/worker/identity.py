@@ -7,31 +7,43 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from qctl.broker.message import utc
 from qctl.broker.publisher import Publisher
 from qctl.broker.session import Connection
 from qctl.control import checkpoint
 from qctl.control import log as control_log
 from qctl.control.desired import Reign
 from qctl.control.event import Hello
+from qctl.control.log import Heard, Known, Live
 from qctl.quota import Leases
 from qctl.worker.former import Former
 
 log = logging.getLogger(__name__)
 
+#: A later start reads again what was said since the checkpoint; so old may that be.
+SAVE_S = 30.0
+
 
 class Identity:
     """What a process has to say of itself at each connect, and when its ledger was replaced. For the loop's thread."""
 
-    def __init__(self, host: str, index: int, leases: Leases, directory: Path) -> None:
-        """directory: STATE/HOST, where it is kept how far the control log was read."""
+    def __init__(
+        self, host: str, index: int, leases: Leases, directory: Path, operators: frozenset[str] | None = None
+    ) -> None:
+        """directory: STATE/HOST, where it is kept how far the control log was read. operators: who may command, None
+        for whoever the broker lets."""
         self._host = host
         self._index = index
         self._leases = leases
         self._directory = directory
-        self._known: control_log.Known | None = None
+        self._operators = operators
+        self._known: Known | None = None
+        self._saved: Known | None = None
+        self._save_s = 0.0
         self._said: str | None = None
 
     @property
@@ -50,9 +62,14 @@ class Identity:
                 )
 
     async def introduce(
-        self, connection: Connection, publisher: Publisher, username: str, on_delay: Callable[[str], None]
-    ) -> None:
-        """Say hello, read the control log up to it, and count as spent what this ledger cannot know of.
+        self,
+        connection: Connection,
+        publisher: Publisher,
+        username: str,
+        on_delay: Callable[[str], None],
+        on_heard: Callable[[Heard], None] = lambda _heard: None,
+    ) -> Live:
+        """Say hello, read the control log up to it and from then on, and count as spent what this ledger cannot know.
 
         Nothing may be consumed on `connection` before. Raises as control.log.introduce, and LedgerError.
         """
@@ -63,19 +80,47 @@ class Identity:
             ledger=self._leases.ledger_id,
             machine=socket.gethostname() or "-",
             pid=os.getpid(),
+            at=utc(time.time()),
         )
         first = self._said is None
         if self._known is None:
-            self._known = await asyncio.to_thread(checkpoint.load, self._directory)
-        known = await control_log.introduce(
-            connection, publisher, hello, username=username, known=self._known, on_delay=on_delay
+            self._known = await asyncio.to_thread(checkpoint.load, self._directory, self._operators)
+        live = await control_log.introduce(
+            connection,
+            publisher,
+            hello,
+            username=username,
+            operators=self._operators,
+            known=self._known,
+            on_delay=on_delay,
+            on_heard=on_heard,
         )
-        reign = known.desired.reigns[self._host]
-        await self._account_for(reign)
-        self._known, self._said = known, hello.ledger
-        await asyncio.to_thread(checkpoint.save, self._directory, known)
+        try:
+            reign = live.known.desired.reigns[self._host]
+            await self._account_for(reign)
+            self._said = hello.ledger
+            await self._save(live.known)
+        except BaseException:
+            await live.close()
+            raise
         if first and reign.before is None and self._leases.fresh:
             log.info("first start of host %s, assuming nothing was spent ledger=%s", self._host, reign.ledger)
+        return live
+
+    async def keep(self, known: Known) -> None:
+        """Go on from here when the log has to be read again. Written down now and then, and what is commanded soon: if
+        the log itself is lost, what was commanded by it still holds."""
+        self._known, saved = known, self._saved
+        if saved is None or known.offset == saved.offset:
+            return
+        was, now = saved.desired, known.desired
+        if time.monotonic() >= self._save_s or (was.pauses, was.overrides) != (now.pauses, now.overrides):
+            await self._save(known)
+
+    async def _save(self, known: Known) -> None:
+        self._known = self._saved = known
+        self._save_s = time.monotonic() + SAVE_S
+        await asyncio.to_thread(checkpoint.save, self._directory, known, self._operators)
 
     async def _account_for(self, reign: Reign) -> None:
         """The host spent from another ledger before this one: a lost or another volume. How much, nobody knows."""

@@ -30,6 +30,8 @@ from qctl.worker.plan import Plan
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
+#: How often it is looked whether a run that may start is inside its handler.
+LOOK_S = 0.002
 _PR_SET_PDEATHSIG = 1
 #: Nothing in here settles a delivery with the broker; its process does.
 _NOWHERE = cast(Subscription, None)
@@ -48,6 +50,7 @@ class Isolated:
         self._coroutines: CoroutineLoop | None = None
         self._numbers: dict[Delivery, int] = {}
         self._answers: dict[int, SimpleQueue[bool | None]] = {}
+        self._allowed: SimpleQueue[tuple[Executor, Delivery]] = SimpleQueue()
         # Without limits of its own: those of the ledger hold, which may be newer than this process's plan.
         directory = plan.state_directory / plan.host.name
         self._leases = Leases.open(directory, (), hold_after_s=plan.settings.hold_after_s)
@@ -55,6 +58,7 @@ class Isolated:
     def run(self) -> None:
         """Obey the pipe until it closes."""
         threading.Thread(target=self._ticks, name="ticks", daemon=True).start()
+        threading.Thread(target=self._watch_entries, name="entries", daemon=True).start()
         while True:
             try:
                 what, number, *words = self._pipe.recv()
@@ -81,24 +85,52 @@ class Isolated:
         if handler.run_async is not None and self._coroutines is None:
             self._coroutines = CoroutineLoop()
         priced = self._leases.register(name, consumer.cost)
-        executor = Executor(Rules.of(plan, consumer), handler, self._leases, priced, self._settled, self._may_start)
+        executor: Executor
+        executor = Executor(
+            Rules.of(plan, consumer),
+            handler,
+            self._leases,
+            priced,
+            self._settled,
+            lambda delivery: self._may_start(executor, delivery),
+        )
         executor.start(self._coroutines.loop if self._coroutines else None)
         return executor
 
-    def _may_start(self, delivery: Delivery) -> bool | None:
+    def _may_start(self, executor: Executor, delivery: Delivery) -> bool | None:
         """The process that has the connection knows; it also counts this run as begun from then on."""
         number = self._numbers[delivery]
-        self._send("may start", number)
-        return self._answers[number].get()
+        self._send(delivery, "may start", number)
+        allowed = self._answers[number].get()
+        if allowed:
+            self._allowed.put((executor, delivery))
+        return allowed
 
     def _settled(self, settled: Settled) -> None:
-        number = self._numbers.pop(settled.delivery)
-        del self._answers[number]
-        self._send("settled", number, replace(settled, delivery=_ELSEWHERE))
+        number = self._numbers[settled.delivery]
+        self._send(settled.delivery, "settled", number, replace(settled, delivery=_ELSEWHERE))
 
-    def _send(self, *words: Any) -> None:
+    def _send(self, delivery: Delivery, *words: Any) -> None:
+        """Say this about a delivery; nothing follows its settlement, after which its number may be another's."""
         with self._writing:
-            self._pipe.send(words)
+            if delivery in self._numbers:
+                self._pipe.send(words)
+                if words[0] == "settled":
+                    del self._answers[self._numbers.pop(delivery)]
+
+    def _watch_entries(self) -> None:
+        """Tell the worker process which runs are inside their handlers: a pause waits for it."""
+        allowed: list[tuple[Executor, Delivery]] = []
+        while True:
+            if not allowed:
+                allowed.append(self._allowed.get())
+            while not self._allowed.empty():
+                allowed.append(self._allowed.get())
+            for executor, delivery in tuple(allowed):
+                if not executor.is_starting(lambda one, it=delivery: one is it):  # type: ignore[misc]
+                    self._send(delivery, "inside", self._numbers.get(delivery, 0))
+                    allowed.remove((executor, delivery))
+            time.sleep(LOOK_S)
 
     def _ticks(self) -> None:
         while True:

@@ -55,6 +55,11 @@ def policies(host: Host) -> tuple[Policy, ...]:
     )
 
 
+def operators(plan: Plan) -> frozenset[str] | None:
+    """Who may command; None for whoever the broker lets publish commands."""
+    return frozenset(plan.inventory.operators) or None
+
+
 def write(plan: Plan, index: int) -> bytes:
     """The plan for the process `index`, framed for its standard input."""
     packed = pickle.dumps((plan, index))

@@ -9,30 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-import os
-import secrets
 import signal
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from qctl.broker.connect import backoff, stay_connected
-from qctl.broker.login import login_for
-from qctl.broker.message import utc
-from qctl.broker.refusals import RECORD, dial
-from qctl.broker.session import ChannelLost, Connection
-from qctl.errors import BrokerUnreachable, Exit, HandlerError, HostTaken, QctlError
+from qctl.broker.connect import backoff
+from qctl.control.host_answer import ProcessLook
+from qctl.control.reading import Reading
+from qctl.errors import Exit, HandlerError, QctlError
 from qctl.quota.directory import check_directory
-from qctl.quota.locks import Holding, watch_locks
 from qctl.worker import plan as plans
-from qctl.worker.child import READY_S, Child, ended, is_below, listen, spawn
-from qctl.worker.claim import PATIENCE_S, Holder, claim
+from qctl.worker.child import READY_S, Child, Listeners, ended, spawn
 from qctl.worker.former import former_hosts
 from qctl.worker.hostlock import HostLock
+from qctl.worker.ledger_watch import watch_ledger
+from qctl.worker.local_control import LocalControl
+from qctl.worker.pending import Pending
 from qctl.worker.plan import Plan
+from qctl.worker.presence import Presence
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +38,8 @@ STEADY_S = 5.0
 KILL_MARGIN_S = 15.0
 #: The first one drains, the second one ends at once.
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-#: How often it is looked who holds the ledger's lock.
-LOOK_S = 1.0
+#: How long the supervisor's connection may take to close; the end of the process closes it all the same.
+CLOSING_S = 2.0
 
 
 class Supervisor:
@@ -58,11 +54,12 @@ class Supervisor:
         self._spawned = asyncio.Event()
         self.processes = processes
         self._children: dict[int, Child] = {}
-        self._listeners: set[asyncio.Task[None]] = set()
+        self._ended: dict[int, ProcessLook] = {}
+        self._listeners = Listeners(self._on_ready, self._on_failed, self._on_answer)
+        self._local: LocalControl
         self._stopping = asyncio.Event()
         self._claimed = False
         self._killed = False
-        self._me = Holder(socket.gethostname(), os.getpid(), utc(time.time()), secrets.token_hex(8))
         self._fatal: QctlError | None = None
         self._ready = 0
 
@@ -78,44 +75,49 @@ class Supervisor:
         state, host = self.plan.state_directory, self.plan.host.name
         check_directory(state / host)
         lock = HostLock(state, host)
-        watch = loop.create_task(self._watch_ledger())
+        watch = loop.create_task(watch_ledger(state / host))
         watch.add_done_callback(_say_why)
         try:
-            self.plan = replace(self.plan, former=former_hosts(state, host, self.plan.inventory.hosts))
-            return await self._run()
+            pending = Pending(state / host, host)
+            self._local = LocalControl(state / host, host, pending, self._living, self.looks)
+            await self._local.open()
+            try:
+                self.plan = replace(self.plan, former=former_hosts(state, host, self.plan.inventory.hosts))
+                return await self._run(Presence(lambda: self.plan, self.looks, self._readings, pending))
+            finally:
+                self._local.close()
         finally:
             watch.cancel()
             lock.release()
 
-    async def _run(self) -> int:
+    async def _run(self, presence: Presence) -> int:
         # The handlers are tried before the broker: a typing error in the inventory should not wait for a network.
         first = asyncio.create_task(self._keep(0))
-        connected = asyncio.create_task(self._first_connection())
+        connected = asyncio.create_task(presence.take())
         stop = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([first, connected, stop], return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
-        connection: Connection | None = None
+        keeping: asyncio.Task[None] | None = None
         try:
             if self._stopping.is_set() or not connected.done():
                 return await self._verdict([first])
             connection = connected.result()  # raises what refused it
             self._claimed = True
             self._order(b"go\n")
-            presence = asyncio.create_task(self._presence(connection))
+            keeping = asyncio.create_task(presence.keep(connection, self._give_up))
             keepers = [first, *(asyncio.create_task(self._keep(index)) for index in range(1, self.processes))]
-            try:
-                return await self._verdict(keepers)
-            finally:
-                presence.cancel()
-                await asyncio.wait([presence])
+            code = await self._verdict(keepers)
+            await presence.say_goodbye()
+            return code
         finally:
             connected.cancel()
             if not first.done():
                 self._stop(b"stop\n")
                 asyncio.get_running_loop().call_later(KILL_MARGIN_S, self._kill, "did not end in time")
                 await asyncio.wait([first])
-            if connection is not None:
-                await connection.close()
+            if keeping is not None:
+                keeping.cancel()
+                await asyncio.wait([keeping], timeout=CLOSING_S)
 
     async def _verdict(self, keepers: list[asyncio.Task[int]]) -> int:
         # One that fails is a bug, and would leave its process's place empty for as long as the others run.
@@ -124,48 +126,6 @@ class Supervisor:
             raise self._fatal
         codes = [keeper.result() for keeper in done]
         return int(Exit.FAILED) if self._killed or any(codes) else int(Exit.DONE)
-
-    # The host's name on the broker
-
-    async def _dial(self, *, patient: bool = True) -> Connection:
-        plan = self.plan
-        return await dial(
-            lambda: login_for(plan.inventory.broker, plan.inventory.path, prefer_environment=False),
-            plan.state_directory / plan.host.name / RECORD,
-            name=f"qctl {plan.host.name} supervisor",
-            properties={"qctl_host": plan.host.name},
-            patient=patient,
-        )
-
-    async def _first_connection(self) -> Connection:
-        """Try for ever while the broker is unreachable; a refusal or a taken name is raised."""
-        for pause_s in backoff():
-            connection: Connection | None = None
-            try:
-                connection = await self._dial(patient=False)
-                await claim(connection, self.plan.host.name, self._me, patience_s=PATIENCE_S)
-                return connection
-            except (BrokerUnreachable, ChannelLost) as error:
-                hint = getattr(error, "hint", "")
-                log.warning("%s; trying again in %.1f s. %s", error, pause_s, hint)
-                if connection is not None:
-                    await connection.close()  # it may hold the name by now
-            await asyncio.sleep(pause_s)
-        raise AssertionError("backoff() never ends")
-
-    async def _presence(self, connection: Connection) -> None:
-        """Keep the host's exclusive queue for as long as the supervisor lives."""
-        await connection.closed
-
-        async def hold(again: Connection) -> None:
-            try:
-                await claim(again, self.plan.host.name, self._me, patience_s=math.inf)
-            except HostTaken as error:
-                # While the broker was out of reach another machine has taken the name.
-                self._give_up(error)
-            await again.closed
-
-        await stay_connected(self._dial, hold, what="supervisor")
 
     # Processes
 
@@ -182,9 +142,10 @@ class Supervisor:
                     await asyncio.wait_for(self._stopping.wait(), pause_s)
                     return int(Exit.DONE)
                 continue
-            code = await child.process.wait()
-            await child.ready  # its report is read by then
+            code = await child.end()
+            self._ended[index] = child.look()
             del self._children[index]
+            self._local.on_end(child)
             if self._stopping.is_set() or self._fatal is not None:
                 return code
             if child.replaced:
@@ -199,25 +160,35 @@ class Supervisor:
                 return int(Exit.DONE)
 
     async def _spawn(self, index: int) -> Child:
-        child, reports = await spawn(index)
-        loop = asyncio.get_running_loop()
+        child = await spawn(index, self._listeners)
         self._children[index] = child
+        self._ended.pop(index, None)
         self._spawned.set()
-        listener = loop.create_task(listen(reports, child, self._on_ready, self._on_failed))
-        self._listeners.add(listener)  # the loop itself keeps only a weak reference
-        listener.add_done_callback(self._listeners.discard)
-        loop.call_later(READY_S, child.kill_unless_ready)
+        asyncio.get_running_loop().call_later(READY_S, child.kill_unless_ready)
         child.order(plans.write(self.plan, index))
+        self._local.repeat_to(child)
         if self._claimed:
             child.order(b"go\n")
         if self._stopping.is_set():
             child.order(b"drain\n")
         return child
 
+    def _living(self) -> tuple[Child, ...]:
+        return tuple(self._children.values())
+
+    def looks(self) -> tuple[ProcessLook, ...]:
+        """How the processes are at this moment, by index; one that was never started is not there yet."""
+        found = {**self._ended, **{index: child.look() for index, child in self._children.items()}}
+        return tuple(found[index] for index in sorted(found))
+
+    def _readings(self) -> tuple[Reading, ...]:
+        readings = (child.reading for _, child in sorted(self._children.items()))
+        return tuple(reading for reading in readings if reading is not None)
+
     def _on_ready(self) -> None:
         self._ready += 1
 
-    def _on_failed(self, event: Mapping[str, Any]) -> None:
+    def _on_failed(self, _child: Child, event: Mapping[str, Any]) -> None:
         """A process says why it ends."""
         if self._fatal is None and not self._ready:
             # Only before anything ran: what fails later may heal, and the other processes go on.
@@ -227,26 +198,8 @@ class Supervisor:
         else:
             log.error("process failed: %s", event["message"])
 
-    # The ledger
-
-    async def _watch_ledger(self) -> None:
-        """End a process of ours that keeps the ledger locked: a stopped one, which the others would wait for."""
-        directory = self.plan.state_directory / self.plan.host.name
-        held: Holding | None = None
-        named: tuple[int, ...] = ()
-        while True:
-            await asyncio.sleep(LOOK_S)
-            now_s = time.monotonic()
-            held = watch_locks(directory, held, now_s=now_s)
-            overdue = held.overdue(now_s)
-            for pid in overdue:
-                if is_below(pid, os.getpid()):
-                    log.error("process pid=%d held the ledger's lock for too long; killing it", pid)
-                    with contextlib.suppress(OSError):
-                        os.kill(pid, signal.SIGKILL)
-                elif pid not in named:
-                    log.error("the ledger is locked by process %d, which is not of this worker; no calls are made", pid)
-            named = overdue
+    def _on_answer(self, child: Child, answer: Mapping[str, Any]) -> None:
+        self._local.on_answer(child, answer)
 
     # A new inventory
 

@@ -47,13 +47,18 @@ STILLBORN_PAUSE_S = 1.0
 
 @dataclass(slots=True, eq=False)
 class Patient:
-    """A suspect that waits for the ward or is in it."""
+    """A suspect that waits for the ward or is in it.
+
+    asks: from before it is looked whether it may start until `started` says so. is_inside: its handler is entered.
+    """
 
     bed: Bed
     delivery: Delivery
     alone: bool
     started: bool = False
     deadline_s: float = 0.0
+    asks: bool = False
+    is_inside: bool = False
 
     @property
     def consumer(self) -> str:
@@ -95,6 +100,10 @@ class Bed:
     def take_back(self, which: Callable[[Delivery], bool]) -> list[Delivery]:
         """Everything, of this kind, that is not in the ward yet; it will not be run."""
         return self._ward.take_back(self, which)
+
+    def is_starting(self, which: Callable[[Delivery], bool]) -> bool:
+        """Whether a suspect of this kind was allowed to start, and is not inside its handler for certain."""
+        return self._ward.is_starting(self, which)
 
     def expire(self) -> None:
         """End the ward when somebody in it is over time."""
@@ -143,6 +152,12 @@ class Ward:
             found = {one: one.delivery for one in self._waiting if one.bed is bed and which(one.delivery)}
             self._waiting = deque(one for one in self._waiting if one not in found)
         return list(found.values())
+
+    def is_starting(self, bed: Bed, which: Callable[[Delivery], bool]) -> bool:
+        """See Bed."""
+        with self._lock:
+            inside = [one for one in self._inside.values() if one.bed is bed and which(one.delivery)]
+            return any(one.asks or (one.started and not one.is_inside) for one in inside)
 
     def expire(self) -> None:
         """See Bed. From here and not from the ward's thread: that one may wait for a child that reads nothing."""
@@ -248,6 +263,7 @@ class Ward:
                     return
                 self._waiting.remove(patient)
                 patient.started, patient.deadline_s = False, time.monotonic() + START_S
+                patient.asks = patient.is_inside = False
                 self._inside[id(patient)] = patient
             one = patient.delivery
             about = (patient.consumer, one.redelivered, one.properties, one.body, one.received_s)
@@ -256,6 +272,9 @@ class Ward:
     def _hear(self, pipe: Connection, what: str, number: int, *words: Any) -> bool:
         """Obey the child; True when a task has started."""
         patient = self._inside[number]
+        if what == "inside":
+            patient.is_inside = True
+            return True
         if what == "settled":
             (settled,) = words
             patient.bed.settled(replace(settled, delivery=patient.delivery))
@@ -263,9 +282,11 @@ class Ward:
                 del self._inside[number]
             return True
         assert what == "may start"
+        patient.asks = True  # before looking: who forbids it meanwhile must not overlook it
         allowed = patient.bed.may_start(patient.delivery)
         with self._lock:
             allowance_s = patient.bed.rules.consumer.timeout_s + MARGIN_S if allowed else START_S
+            patient.asks = False
             patient.started, patient.deadline_s = allowed is True, time.monotonic() + allowance_s
         pipe.send(("may start", number, allowed))
         return allowed is True

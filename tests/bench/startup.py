@@ -9,7 +9,13 @@ from pathlib import Path
 from statistics import median
 
 RUNS = 21
-COMMANDS = (("--help",), ("enqueue", "--help"), ("worker", "start", "--help"), ("inventory", "check"))
+COMMANDS = (
+    ("--help",),
+    ("enqueue", "--help"),
+    ("pause", "--help"),
+    ("worker", "start", "--help"),
+    ("inventory", "check"),
+)
 
 
 def seconds(arguments: tuple[str, ...]) -> float:

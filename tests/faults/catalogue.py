@@ -154,10 +154,16 @@ FAULTS = {
         Fault(
             "F30",
             "pause, then kill -9, reconnect, restart; pause of a host that is down; twice; unknown tag; two operators "
-            "at once",
-            "no start after the acknowledgement; ack p99 <= 2 s; survives all",
+            "at once; a log cut off; SIGSTOP for 60 s",
+            "no start after the acknowledgement; no false proof; ack p99 <= 2 s; survives all",
+            ALL,
         ),
-        Fault("F31", "forged, stale, huge, malformed control events", "none obeyed; the worker lives"),
+        Fault(
+            "F31",
+            "forged, unsigned, stale, huge, malformed and unknown control events",
+            "none obeyed; the worker lives; the next good pause is obeyed",
+            ALL,
+        ),
         Fault("F32", "kill `qctl enqueue` in the middle; Ctrl-C", "the count said is the count confirmed"),
         Fault("F33", "unroutable, nacked", "true exit code and count"),
         Fault(

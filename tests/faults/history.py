@@ -1,13 +1,14 @@
 """Append-only histories and the checker that counts them. Nothing in here knows qctl.
 
-A history is a file of JSON lines, `{"at_ns", "event", "task", "pid"}`, written by handlers, by whoever enqueues and by
-the test, a whole line a write, so that any number of processes may write one file. `at_ns` is the machine's monotonic
-clock: instants of different processes, and of the API's log, compare.
+A history is a file of JSON lines, `{"at_ns", "event", "task", "pid", "host"}`, written by handlers, by whoever enqueues
+and by the test, a whole line a write, so that any number of processes may write one file. `at_ns` is the machine's
+monotonic clock: instants of different processes, and of the API's log, compare. `host` may be left out.
 
 The events: `attempted` (about to be enqueued), `confirmed` (the broker, or the command, said so), `started` (the
 handler runs), `called` (the API answered), `failed` (the handler is about to raise), `done` (it is about to return),
-`dead` (found in a dead-letter queue), `left` (found in another queue at the end), `paused` (a pause was acknowledged).
-Others mean something to the row that writes them.
+`dead` (found in a dead-letter queue), `left` (found in another queue at the end). `paused` (that a pause holds has just
+been said) and `lifting` (it is about to be lifted, or ends by itself) have the consumer's name as their task; `pid` is
+the only process that it was said of, or 0 for all of the host. Others mean something to the row that writes them.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+#: Instead of a process's id: each that the host has, now and later.
+ALL_PROCESSES = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Event:
     event: str
     task: str
     pid: int
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +70,11 @@ class History:
     def note(self, event: str, tasks: Iterable[str]) -> None:
         """Append an event for each task."""
         now_ns, pid = time.monotonic_ns(), os.getpid()
-        lines = "".join(
-            json.dumps({"at_ns": now_ns, "event": event, "task": task, "pid": pid}) + "\n" for task in tasks
-        )
+        self.write(Event(now_ns, event, task, pid) for task in tasks)
+
+    def write(self, events: Iterable[Event]) -> None:
+        """Append events that happened at instants, or in processes, of their own."""
+        lines = "".join(json.dumps(asdict(one)) + "\n" for one in events)
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             written = os.write(fd, lines.encode())
@@ -85,7 +92,7 @@ class History:
             self._read_bytes += len(whole)
             for line in whole.splitlines():
                 raw: dict[str, Any] = json.loads(line)
-                self._events.append(Event(raw["at_ns"], raw["event"], raw["task"], raw["pid"]))
+                self._events.append(Event(**raw))
         return self._events
 
     def tasks(self, event: str) -> set[str]:
@@ -114,6 +121,26 @@ def check(events: Iterable[Event], *, runs: Mapping[str, int] | None = None) -> 
 
 def _runs(task: str, runs: Mapping[str, int]) -> int:
     return next((count for prefix, count in runs.items() if task.startswith(prefix)), 1)
+
+
+def starts_while_paused(events: Iterable[Event]) -> list[Event]:
+    """Starts of a consumer's tasks where a pause of it had been acknowledged and nobody had begun to lift it.
+
+    A task's name begins with its consumer's, `timeline-12`. A process that was not there yet when all of its host were
+    said to be paused is meant too.
+    """
+    paused: set[tuple[str, str, int]] = set()
+    found = []
+    for one in sorted(events, key=lambda one: one.at_ns):
+        if one.event == "paused":
+            paused.add((one.host, one.task, one.pid))
+        elif one.event == "lifting":
+            paused = {key for key in paused if key[:2] != (one.host, one.task)}
+        elif one.event == "started" and paused:
+            subject = (one.host, one.task.rpartition("-")[0])
+            if (*subject, ALL_PROCESSES) in paused or (*subject, one.pid) in paused:
+                found.append(one)
+    return found
 
 
 def longest_out_s(events: Iterable[Event], now_ns: int) -> float:

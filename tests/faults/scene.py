@@ -57,8 +57,8 @@ _HANDLERS = """
     URLS = {urls!r}
     _FD = os.open({history!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
-    def mark(event, task):
-        line = {{"at_ns": time.monotonic_ns(), "event": event, "task": task, "pid": os.getpid()}}
+    def mark(event, task, host=""):
+        line = {{"at_ns": time.monotonic_ns(), "event": event, "task": task, "pid": os.getpid(), "host": host}}
         os.write(_FD, json.dumps(line).encode() + b"\\n")
 
     def rest(task):
@@ -67,7 +67,7 @@ _HANDLERS = """
 
     def call(task: Task) -> None:
         name = task.payload["task"]
-        mark("started", name)
+        mark("started", name, task.host)
         rest(task)
         for index in range(task.payload.get("calls", 1)):
             task.http.get(f"{{URLS[task.host]}}task/{{name}}/{{index}}").raise_for_status()
@@ -76,13 +76,13 @@ _HANDLERS = """
 
     def plain(task: Task) -> None:
         name = task.payload["task"]
-        mark("started", name)
+        mark("started", name, task.host)
         rest(task)
         mark("done", name)
 
     def again(task: Task) -> None:
         name = task.payload["task"]
-        mark("started", name)
+        mark("started", name, task.host)
         rest(task)
         if task.attempt == 1:
             mark("failed", name)
@@ -411,6 +411,9 @@ class Scene:
         record.figure("duplicated", counts.duplicated, at_most=self.may_duplicate)
         record.figure("unexpected", counts.unexpected, equals=0)
         record.figure("recovered", counts.recovered)
+        if any(one.event == "paused" for one in history.events()):
+            broken = histories.starts_while_paused(history.events())
+            record.figure("starts after an acknowledged pause", len(broken), equals=0)
         if self.apis:
             over = [_over(api.calls(), upstream) for api in self.apis for upstream in api.upstreams]
             record.figure("calls over the limit in any window of any host", max(over), equals=0)

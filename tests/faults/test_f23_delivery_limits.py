@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
+from tests.faults.operators import Operator, acknowledged
+from tests.faults.orders import orders
 from tests.faults.rows import row
 from tests.faults.scene import Scene
 from tests.fleet import wait_until
 from tests.integration.worker_harness import wire
 
-HOLDS, LIMIT = 30, 20
-#: What waits in a worker each time; more than the holds, since each lets one task through.
-PREFETCH = 40
-TASKS = PREFETCH + HOLDS
+PAUSES, LIMIT = 30, 20
+#: What waits in a worker each time: as many as it has threads, which are all busy for as long as this takes.
+PREFETCH, BUSY_S = 10, 25.0
+TASKS = 20
+TARGET = {"host": "web-1", "consumer": "theirs"}
 LOOKS, DEAD = 100, 5
 
 REJECTS = """
@@ -21,36 +26,47 @@ REJECTS = """
 """
 
 
-@row("F23", "30 holds and returns in a row, foreign queue with limit 20, P = 40", selected=False, timeout_s=300)
+@row("F23", "30 pauses and resumes in a row, foreign queue with limit 20, P = 10", timeout_s=300)
 def test_what_is_given_back_thirty_times_to_a_queue_with_a_low_limit_lives(scene: Scene) -> None:
-    scene.record.note("`pause` is to come: a quota of one call a second holds the consumer, and lets one task through")
     arguments = {
         "x-queue-type": "quorum",
         "x-delivery-limit": LIMIT,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": "graveyard",
     }
-    with wire(scene.vhost) as own:
-        # Given somebody else's queue, which buries what came back more than twenty times
+    someone, given_back = Operator(scene), 0
+    with wire(scene.vhost) as own, orders(scene.vhost) as program:
+        # Given somebody else's queue, which buries what came back more than twenty times, and a worker whose threads
+        # are all busy
         own.channel.queue_declare("theirs", durable=True, arguments=arguments)
         own.channel.queue_declare("graveyard", durable=True, arguments={"x-queue-type": "quorum"})
         theirs = {
-            "handler": {"python": "handlers:call"},
-            "quota": {"api": 1},
+            "handler": {"python": "handlers:plain"},
+            "quota": {},
             "concurrency": PREFETCH,
             "declare": False,
         }
-        scene.stage(limit=1, window_s=1.0, consumers={"theirs": theirs}, worker={"hold_after": "50ms"})
-        names = scene.enqueue("theirs", TASKS)
-
-        # When a worker takes forty of its tasks and gives them back, thirty times
+        scene.stage(consumers={"theirs": theirs})
         worker = scene.start(consumers=("theirs",))
-        wait_until("so many holds", lambda: worker.log().count("web-1/theirs held: ") >= HOLDS, timeout_s=150)
-        scene.record.figure("holds", worker.log().count("web-1/theirs held: "), at_least=HOLDS)
+        scene.enqueue("theirs", PREFETCH, s=BUSY_S)
+        scene.await_count("started", PREFETCH)
+        scene.enqueue("theirs", TASKS)
+
+        # When it is paused and resumed thirty times, and each time has ten more in its hands that it cannot start
+        for _ in range(PAUSES):
+            answers = program.answers(program.give("pause", TARGET))
+            scene.history.write(acknowledged(answers))
+            given_back += sum(row["given_back"] for answer in answers for row in answer.said["rows"])
+            someone.lifting("web-1/theirs")
+            program.answers(program.give("resume", TARGET))
+            time.sleep(0.15)  # so that it has them again
+        scene.record.figure("pauses", PAUSES)
+        # The first pause finds what the threads run.
+        scene.record.figure("given back, of 10 each time", given_back, at_least=(PAUSES - 1) * PREFETCH)
+        scene.record.figure("tasks started meanwhile", scene.count("started") - PREFETCH, equals=0)
 
         # Then none of them is buried, and each runs once
-        scene.settles_within_s = 120.0
-        scene.await_ended(names, timeout_s=120)
+        scene.await_ended(timeout_s=120)
         scene.record.figure("buried", own.depth("graveyard"), equals=0)
     assert "broker takes no retries" not in worker.log()
 

@@ -22,6 +22,7 @@ from qctl.control import log as control_log
 from qctl.control.desired import Desired, Reign
 from qctl.control.event import Hello
 from qctl.control.log import Known, introduce
+from qctl.control.stream import PREFETCH, Place, still_has
 from qctl.errors import BrokerRefused, ControlLogError, QctlError, TopologyMismatch
 from qctl.quota import Leases
 from qctl.worker.identity import Identity
@@ -46,7 +47,9 @@ class Process:
 
     async def say(self, said: Hello, known: Known | None = None, **more: Any) -> Known:
         username = more.pop("username", self.vhost.username)
-        return await introduce(self.reading, self.publisher, said, username=username, known=known, **more)
+        live = await introduce(self.reading, self.publisher, said, username=username, known=known, **more)
+        await live.close()
+        return live.known
 
 
 @asynccontextmanager
@@ -91,13 +94,13 @@ async def test_given_hellos_confirmed_before_then_all_of_them_are_known(vhost: V
 
         # Then all of them are known, and so is what this one replaces
         assert {f"other-{number}" for number in range(20)} < set(known.desired.reigns)
-        assert known.desired.reigns["web-1"] == Reign("b", second.nonce, "a")
+        assert known.desired.reigns["web-1"] == Reign("b", second.nonce, "a", vhost.username)
         assert (known.offset, known.id) == (21, second.nonce)
 
 
 @scenario
 async def test_given_more_entries_than_are_on_their_way_at_once_then_the_end_is_reached(local_vhost: Vhost) -> None:
-    count = 3 * control_log.PREFETCH
+    count = 3 * PREFETCH
     async with process(local_vhost) as own:
         await own.say(hello())
         with stranger(local_vhost) as channel:
@@ -167,8 +170,14 @@ async def test_given_entries_that_are_no_events_then_they_are_ignored_and_said_o
 
         assert known.desired.reigns["web-1"].ledger == "a"
         assert known.desired.reigns["web-1"].before is None
-        ignored = [line for line in caplog.messages if "ignored" in line]
-        assert ignored == ["the control log has an entry that is ignored: offset=1: nobody's: it has no user_id"]
+        who, ignored = own.vhost.username, [line for line in caplog.messages if "ignored" in line]
+        prefix = "the control log has an entry that is ignored"
+        assert ignored == [
+            f"{prefix}: offset=1 user=-: not understood: nobody's: it has no user_id",
+            f"{prefix}: offset=2 user={who}: not understood: verb None is not known",
+            f"{prefix}: offset=3 user={who}: not understood: not UTF-8 at byte 1",
+            f"{prefix}: offset=4 user={who}: not understood: too large: over 65536 bytes",
+        ]
 
 
 @scenario
@@ -246,14 +255,14 @@ async def test_given_a_log_of_several_segments_then_the_entries_of_the_brokers_o
     # Given a log whose segments are short, and what was known of it in the first of them
     policy = {"pattern": "^qctl", "definition": {"stream-max-segment-size-bytes": 20_000}, "apply-to": "queues"}
     vhost.broker.api("PUT", f"/policies/{vhost.name}/segments", policy)
-    asked: list[Known | None] = []
-    still_begins = control_log._still_begins
+    asked: list[int] = []
+    still_has = control_log.still_has
 
-    async def noted(connection: Connection, after: Known | None) -> None:
-        asked.append(after)
-        await still_begins(connection, after)
+    async def noted(connection: Connection, place: Place) -> bool:
+        asked.append(place.offset)
+        return await still_has(connection, place)
 
-    monkeypatch.setattr(control_log, "_still_begins", noted)
+    monkeypatch.setattr(control_log, "still_has", noted)
     async with process(vhost) as own:
         known = await own.say(hello("a"))
         with stranger(vhost) as channel:
@@ -267,18 +276,16 @@ async def test_given_a_log_of_several_segments_then_the_entries_of_the_brokers_o
 
         assert fresh.offset == resumed.offset + 1 > 62
         assert fresh.desired.reigns["web-1"].before == "a"
-        # once it was seen that nothing was cut off behind them
-        assert asked == [known, None]
+        # once it was seen that nothing was cut off where the first of them stands
+        assert asked == [asked[0]] * 2
+        assert 0 < asked[0] < 62
 
 
 @scenario
-async def test_given_a_log_that_no_longer_begins_where_it_did_then_it_is_seen(local_vhost: Vhost) -> None:
+async def test_given_a_log_that_was_cut_off_where_it_was_read_then_it_is_seen(local_vhost: Vhost) -> None:
     lay_cut_log(local_vhost)
     async with connected(local_vhost) as reading:
-        with pytest.raises(ControlLogError, match="the control log begins at entry "):
-            await control_log._still_begins(reading, None)
-        with pytest.raises(control_log._Elsewhere):
-            await control_log._still_begins(reading, Known(1, "cut off", Desired()))
+        assert not await still_has(reading, Known(1, "cut off", Desired()))
 
 
 @scenario

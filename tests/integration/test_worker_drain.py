@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from qctl.broker.session import HEARTBEAT_S
+from qctl.control.host_answer import HostAnswer
 from qctl.worker import claim
 from tests.brokers import Vhost
 from tests.fleet import STOP_TIMEOUT_S, Fleet, Worker, wait_until
@@ -330,7 +331,7 @@ def test_given_a_host_name_held_by_who_does_not_answer_then_a_start_is_refused_a
     # A dead connection may hold the name until the broker has noticed; here the start waits for two seconds only.
     assert claim.PATIENCE_S >= 2 * HEARTBEAT_S
     site.wire.channel.queue_declare("qctl.host.web-1", exclusive=True)
-    impatient = "import sys, qctl.worker.supervisor as one; one.PATIENCE_S = 2.0; from qctl.cli.main import main; "
+    impatient = "import sys, qctl.worker.presence as one; one.PATIENCE_S = 2.0; from qctl.cli.main import main; "
     site.fleet.command[1:3] = ["-c", impatient + "sys.exit(main())"]
 
     worker = site.fleet.start("web-1", ready=False)
@@ -368,7 +369,8 @@ def held_elsewhere(vhost: Vhost, host: str) -> Iterator[None]:
 
     async def hold() -> None:
         async with connected(vhost) as connection:
-            await claim.claim(connection, host, claim.Holder("elsewhere", 17, "then", "x"), patience_s=ENOUGH)
+            me = HostAnswer(host, "elsewhere", 17, "then", "x", HEARTBEAT_S, ())
+            await claim.claim(connection, host, me.run, lambda: me, patience_s=ENOUGH)
             taken.set()
             await asyncio.to_thread(release.wait)
 

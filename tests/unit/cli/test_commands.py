@@ -489,6 +489,10 @@ class TestCompletion:
             ("consumer", "t", ["timeline"]),
             ("quota", "", ["twitter"]),
             ("queue", "o", ["outbox"]),
+            ("host_consumer", "web-1/", ["web-1/timeline", "web-1/mails"]),
+            ("host_quota", "web-2", ["web-2/twitter"]),
+            ("consumer_or_queue", "t", ["timeline"]),
+            ("consumer_or_queue", "web-2", ["web-2/timeline"]),
             ("host", "x", []),
         ],
     )

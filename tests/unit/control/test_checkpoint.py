@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import time
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qctl.control import checkpoint
-from qctl.control.desired import Desired, Reign
-from qctl.control.log import Known
+from qctl.control.desired import Desired, Override, Pause, Reign
+from qctl.control.following import Known
+from qctl.control.seen import FILTER_BYTES, Seen
+from qctl.control.target import Scope, Target
 
-KNOWN = Known(17, "a nonce", Desired({"web-1": Reign("b", "n1", "a"), "web-2": Reign("c", "n2", None)}))
+PAUSE = Pause("a" * 32, "oncall", None, "then", "sick", 7.5, Target(host="*", consumer="c"), (Target(host="web-1"),))
+SET = Override("b" * 32, "oncall", "ann@desk", "then", None, None, "*", "api", ("5/s", "9/h"), (Scope("web-1", "*"),))
+KNOWN = Known(
+    17,
+    "a nonce",
+    Desired(
+        {"web-1": Reign("b", "n1", "a", "tasks"), "web-2": Reign("c", "n2", None, "tasks")},
+        (PAUSE, replace(PAUSE, id="c" * 32, until_s=None, reason=None, target=Target(tag="*/0"), lifted=())),
+        (SET,),
+        Seen(b"\1" + bytes(FILTER_BYTES - 1), ("a" * 32, "c" * 32)),
+    ),
+)
 
 
 def test_given_what_was_saved_then_it_is_known_again_and_nothing_else_lies_there(tmp_path: Path) -> None:
@@ -21,6 +38,23 @@ def test_given_what_was_saved_then_it_is_known_again_and_nothing_else_lies_there
 
     assert checkpoint.load(tmp_path) == KNOWN
     assert [path.name for path in tmp_path.iterdir()] == ["control.json"]
+
+
+def test_given_a_log_with_hellos_alone_then_the_file_is_small(tmp_path: Path) -> None:
+    assert len(checkpoint.encode(Known(3, "a nonce", Desired()))) < 200
+    assert len(checkpoint.encode(KNOWN)) < 10_000
+
+
+def test_given_other_operators_now_then_what_was_obeyed_is_read_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    operators = frozenset({"oncall", "deploy"})
+    checkpoint.save(tmp_path, KNOWN, operators)
+
+    assert checkpoint.load(tmp_path, operators) == KNOWN
+    assert checkpoint.load(tmp_path, frozenset({"oncall"})) is None
+    assert checkpoint.load(tmp_path, None) is None
+    assert "other operators are obeyed now" in caplog.text
 
 
 def test_given_nothing_then_nothing_is_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -36,18 +70,45 @@ def test_given_a_directory_that_cannot_be_written_then_that_is_said_and_no_error
     assert "the next start reads the whole control log" in caplog.text
 
 
+def packed(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data)).decode()
+
+
+PAUSE_FIELDS = json.loads(checkpoint.encode(KNOWN))["pauses"][0]
+SET_FIELDS = json.loads(checkpoint.encode(KNOWN))["overrides"][0]
+
+
 @pytest.mark.parametrize(
     "changed",
     [
-        {"v": 2},
+        {"v": 1},
         {"offset": -1},
         {"offset": True},
         {"id": ""},
         {"id": 1},
         {"reigns": []},
         {"reigns": {"web-1": {"ledger": "a"}}},
-        {"reigns": {"web-1": {"ledger": 1, "since": "n", "before": None}}},
-        {"reigns": {"web-1": {"ledger": "a", "since": "n", "before": 1}}},
+        {"reigns": {"web-1": {"ledger": 1, "since": "n", "before": None, "user": "u"}}},
+        {"reigns": {"web-1": {"ledger": "a", "since": "n", "before": 1, "user": "u"}}},
+        {"pauses": {}},
+        {"pauses": None},
+        {"pauses": [1]},
+        {"pauses": [{**PAUSE_FIELDS, "id": 1}]},
+        {"pauses": [{**PAUSE_FIELDS, "until_s": "soon"}]},
+        {"pauses": [{**PAUSE_FIELDS, "until_s": True}]},
+        {"pauses": [{**PAUSE_FIELDS, "target": {"process": "0"}}]},
+        {"pauses": [{**PAUSE_FIELDS, "lifted": {"host": "web-1"}}]},
+        {"pauses": [{key: value for key, value in PAUSE_FIELDS.items() if key != "lifted"}]},
+        {"overrides": [{**SET_FIELDS, "rates": ["much"]}]},
+        {"overrides": [{**SET_FIELDS, "rates": []}]},
+        {"overrides": [{**SET_FIELDS, "host": None}]},
+        {"overrides": [{**SET_FIELDS, "lifted": [["web-1"]]}]},
+        {"lifts": "?"},
+        {"lifts": "AAAA"},
+        {"lifts": packed(b"\1")},
+        {"lifts": packed(bytes(FILTER_BYTES + 1))},
+        {"lifts": None},
+        {"paused": ["a"] * 1_001},
     ],
 )
 def test_given_a_file_that_makes_no_sense_then_it_is_not_used(
@@ -65,3 +126,15 @@ def test_given_half_a_file_then_it_is_not_used(tmp_path: Path, length: int) -> N
     (tmp_path / "control.json").write_bytes(checkpoint.encode(KNOWN)[:length])
 
     assert checkpoint.load(tmp_path) is None
+
+
+def test_given_as_many_pauses_as_can_be_then_they_are_saved_and_loaded_in_little_time(tmp_path: Path) -> None:
+    pauses = tuple(replace(PAUSE, id=f"{n:032x}") for n in range(5_000))
+    started_s = time.perf_counter()
+
+    checkpoint.save(tmp_path, replace(KNOWN, desired=replace(KNOWN.desired, pauses=pauses)))
+    found = checkpoint.load(tmp_path)
+
+    assert found is not None
+    assert found.desired.pauses == pauses
+    assert time.perf_counter() - started_s < 5

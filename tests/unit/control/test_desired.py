@@ -1,4 +1,4 @@
-"""What should be, folded from what was said: the ledger that each host spends from."""
+"""What should be, folded from the hellos: the ledger that each host spends from, and who says hello for it."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ def test_given_another_ledger_then_its_reign_begins_with_its_first_hello_and_kno
 
 def test_given_a_ledger_that_comes_back_then_it_is_another_reign() -> None:
     assert folded(("web-1", "a"), ("web-1", "b"), ("web-1", "a")).reigns["web-1"] == Reign("a", "2", "b")
+
+
+def test_given_another_user_who_says_hello_then_the_reign_goes_on_with_that_one() -> None:
+    events = [Hello("0", "web-1", 0, "a", "box", 1, user=user) for user in ("first", "second")]
+
+    assert fold(Desired(), events).reigns["web-1"] == Reign("a", "0", None, "second")
 
 
 def test_given_other_hosts_then_each_has_its_own() -> None:

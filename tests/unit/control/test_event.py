@@ -9,9 +9,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qctl.control.event import MAX_EVENT_BYTES, Hello, NotUnderstood, Record, read
+from qctl.control.event import (
+    MAX_EVENT_BYTES,
+    MAX_RATES,
+    Command,
+    Hello,
+    NotUnderstood,
+    Record,
+    Verb,
+    read,
+)
+from qctl.control.target import Target
 
-HELLO = Hello(nonce="n-1", host="web-1", index=0, ledger="ledger-a", machine="box", pid=17)
+HELLO = Hello("n-1", "web-1", 0, "ledger-a", "box", 17, at="2026-11-22T21:00:00.000Z", user="tasks")
+ID = "0123456789abcdef0123456789abcdef"
+AT = "2026-11-22T21:00:00.123Z"
+PAUSE = Command(
+    ID,
+    AT,
+    Verb.PAUSE,
+    Target(host="web-1", consumer="timeline"),
+    reason="the API is sick",
+    until_s=1795381200.5,
+    claimed_by="ann@desk",
+    user="oncall",
+)
+SET = Command(
+    ID, AT, Verb.QUOTA_SET, Target(host="web-*"), quota="twitter", rates=("300/15m", "20000/h"), user="oncall"
+)
 
 
 def record(
@@ -24,20 +49,74 @@ def changed(**fields: Any) -> bytes:
     return json.dumps({**json.loads(HELLO.body()), **fields}).encode()
 
 
+def commanded(command: Command | bytes, *, user: str = "oncall", identity: str = ID) -> Record:
+    body = command if isinstance(command, bytes) else command.body()
+    return Record(7, "qctl.control", identity, user, body, "answers")
+
+
+def edited(command: Command = PAUSE, **fields: Any) -> bytes:
+    return json.dumps({**json.loads(command.body()), **fields}).encode()
+
+
 def test_given_a_hello_then_it_is_read_as_it_was_said() -> None:
     assert read(record()) == HELLO
 
 
+def test_given_a_hello_of_an_earlier_version_then_it_does_not_say_when() -> None:
+    fields = json.loads(HELLO.body())
+    del fields["at"]
+
+    found = read(record(json.dumps(fields).encode()))
+
+    assert isinstance(found, Hello)
+    assert found.at is None
+
+
 def test_given_fields_of_a_later_version_then_they_are_left_alone() -> None:
     assert read(record(changed(mood="good"))) == HELLO
+    assert read(commanded(edited(mood="good"))) == PAUSE
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        PAUSE,
+        SET,
+        Command(ID, AT, Verb.RESUME, Target(tag="qctl/web-1/timeline/0"), user="oncall"),
+        Command(ID, AT, Verb.QUOTA_CLEAR, Target(host="web-1"), quota="*", user="oncall"),
+        Command(ID, AT, Verb.PAUSE, Target(host="web-1"), local=True, user="oncall"),
+    ],
+)
+def test_given_a_command_then_it_is_read_as_it_was_given(command: Command) -> None:
+    assert read(commanded(command)) == command
+
+
+def test_given_one_rate_alone_then_it_is_a_list_of_one() -> None:
+    found = read(commanded(edited(SET, args={"quota": "twitter", "limit": "900/15m"})))
+
+    assert isinstance(found, Command)
+    assert found.rates == ("900/15m",)
+    assert found.limits == ((900, 900 * 10**9),)
+
+
+def test_given_a_reason_that_is_long_or_has_control_characters_then_it_is_made_fit_to_be_shown() -> None:
+    found = read(commanded(edited(reason="\x1b[2J" + "long " * 1000, **{"as": "ann\n@desk"})))
+
+    assert isinstance(found, Command)
+    assert found.reason is not None
+    assert found.reason.isprintable()
+    assert len(found.reason) == 500
+    assert found.claimed_by == "ann @desk"
 
 
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
         (record(user=""), "no user_id"),
-        (record(exchange="qctl.control"), "exchange 'qctl.control'"),
+        (record(exchange="qctl.control"), "verb None is not known"),
+        (record(exchange="qctl.telemetry"), "exchange 'qctl.telemetry'"),
         (record(exchange=""), "exchange ''"),
+        (record(PAUSE.body(), nonce=ID), "nonce must be"),
         (record(b"{"), "not JSON"),
         (record(b"\xff"), "not UTF-8"),
         (record(b"[" * 50_000), "nested too deeply"),
@@ -46,14 +125,56 @@ def test_given_fields_of_a_later_version_then_they_are_left_alone() -> None:
         (record(changed(v=2)), "version 2"),
         (record(changed(v=True)), "version True"),
         (record(changed(v=[[1]] * 9_000)), "version [["),
+        (record(b'{"v":' + b"[" * 900 + b"]" * 900 + b"}"), "version [["),
         (record(changed(host="")), "host must be"),
         (record(changed(host="x" * 256)), "host must be"),
         (record(changed(host=["web-1"])), "host must be"),
+        (record(changed(host="web\n1")), "host has characters"),
+        (record(changed(host="\ud800")), "host has characters"),
         (record(changed(ledger=None)), "ledger must be"),
         (record(changed(index=-1)), "index must be"),
         (record(changed(index=True)), "index must be"),
         (record(changed(index=0.0)), "index must be"),
         (record(nonce="n-2"), "message_id"),
+        (commanded(PAUSE, user=""), "no user_id"),
+        (commanded(PAUSE, identity="f" * 32), "message_id"),
+        (commanded(edited(v=2)), "version 2"),
+        (commanded(edited(verb="explode")), "verb 'explode' is not known"),
+        (commanded(edited(verb=None)), "verb None"),
+        (commanded(edited(verb=["pause"])), "verb ['pause']"),
+        (commanded(edited(verb={})), "verb {}"),
+        (commanded(edited(id="")), "id must be 32"),
+        (commanded(edited(id="F" * 32)), "id must be 32"),
+        (commanded(edited(id=7)), "id must be 32"),
+        (commanded(edited(at=None)), "at must be"),
+        (commanded(edited(at="yesterday")), "at must be"),
+        (commanded(edited(until="2026-13-22T21:00:00Z")), "until must be"),
+        (commanded(edited(until="2026-11-22T21:00:00+01:00")), "until must be"),
+        (commanded(edited(until=1795381200)), "until must be"),
+        (commanded(edited(until="2026-11-22T21:00:00Z\n")), "until must be"),
+        (commanded(edited(target=None)), "names nothing"),
+        (commanded(edited(target={})), "names nothing"),
+        (commanded(edited(target={"hsot": "web-1"})), "does not know: 'hsot'"),
+        (commanded(edited(target={"host": "web\x00"})), "host must be"),
+        (commanded(edited(target="web-1")), "target must be"),
+        (commanded(edited(reason=7)), "reason must be"),
+        (commanded(edited(**{"as": []})), "as must be"),
+        (commanded(edited(args=[])), "args must be"),
+        (commanded(edited(args={"local": 1})), "args.local"),
+        (commanded(edited(verb="resume")), "`until` makes no sense"),
+        (commanded(edited(SET, args={"limit": "20000/h"})), "args.quota must be"),
+        (commanded(edited(SET, args={"quota": 7, "limit": "20000/h"})), "args.quota must be"),
+        (commanded(edited(SET, args={"quota": "twitter"})), "args.limit must be"),
+        (commanded(edited(SET, args={"quota": "twitter", "limit": []})), "args.limit must be"),
+        (commanded(edited(SET, args={"quota": "twitter", "limit": [7]})), "args.limit must be"),
+        (commanded(edited(SET, args={"quota": "twitter", "limit": ["1/h"] * (MAX_RATES + 1)})), "args.limit must be"),
+        (commanded(edited(SET, args={"quota": "twitter", "limit": "0/h"})), "args.limit: a limit is between"),
+        (commanded(edited(SET, args={"quota": "twitter", "limit": "99999999999999/h"})), "args.limit: "),
+        (commanded(edited(SET, target={"queue": "timeline"})), "is a host and nothing else"),
+        (commanded(edited(SET, target={"host": "web-1", "consumer": "c"})), "is a host and nothing else"),
+        (commanded(b'{"v":1,"until":NaN}'), "NaN is not JSON"),
+        (commanded(b'{"v":1e999}'), "too large a number"),
+        (commanded(b'{"v":' + b"1" * 50_000 + b"}"), "not JSON"),
     ],
 )
 def test_given_what_is_no_event_then_it_is_refused_with_the_reason(found: Record, reason: str) -> None:
@@ -64,12 +185,25 @@ def test_given_what_is_no_event_then_it_is_refused_with_the_reason(found: Record
     assert len(str(refused.value)) < 600
 
 
-@given(
-    st.binary(max_size=200)
-    | st.recursive(st.none() | st.text() | st.integers(), st.lists, max_leaves=5).map(
-        lambda value: json.dumps(value).encode()
-    )
+values = st.recursive(
+    st.none() | st.booleans() | st.text(max_size=5) | st.integers() | st.floats(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=5,
 )
+
+
+@given(st.binary(max_size=200) | values.map(lambda value: json.dumps(value).encode()))
 def test_whatever_stands_in_the_log_costs_no_more_than_a_refusal(body: bytes) -> None:
-    with pytest.raises(NotUnderstood):
-        read(record(body))
+    for found in (record(body), commanded(body)):
+        with pytest.raises(NotUnderstood):
+            read(found)
+
+
+@given(st.sampled_from(sorted(json.loads(SET.body()))), values)
+def test_whatever_stands_in_a_field_of_a_command_costs_no_more_than_a_refusal(key: str, value: Any) -> None:
+    try:
+        found = read(commanded(edited(SET, **{key: value})))
+    except NotUnderstood:
+        return
+    assert isinstance(found, Command)
+    assert read(commanded(found)) == found

@@ -5,7 +5,19 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tests.faults.history import Counts, Event, History, check, longest_out_s, rate, recovered_ns
+import pytest
+
+from tests.faults.history import (
+    ALL_PROCESSES,
+    Counts,
+    Event,
+    History,
+    check,
+    longest_out_s,
+    rate,
+    recovered_ns,
+    starts_while_paused,
+)
 
 
 def events(*lines: str) -> list[Event]:
@@ -44,6 +56,35 @@ def test_given_starts_without_ends_then_the_longest_time_out_goes_on_till_now() 
     found = events("started a", "done a", "started b", "started b")
     assert longest_out_s(found, now_ns=4 * 10**9) == 1.0
     assert longest_out_s(found, now_ns=10 * 10**9) == 6.0
+
+
+@pytest.mark.parametrize(
+    ("pid", "host", "task", "at_ns", "guilty"),
+    [
+        (7, "web-1", "plain-1", 9, False),  # before it was acknowledged
+        (7, "web-1", "plain-1", 11, True),
+        (8, "web-1", "plain-1", 11, True),  # a process that came later
+        (7, "web-2", "plain-1", 11, False),
+        (7, "web-1", "plainer-1", 11, False),
+        (7, "web-1", "plain-1", 21, False),  # being lifted
+        (7, "web-1", "calls-1", 11, True),  # said of this process
+        (8, "web-1", "calls-1", 11, False),
+    ],
+)
+def test_given_a_pause_that_was_acknowledged_then_a_start_before_its_lifting_is_found(
+    pid: int, host: str, task: str, at_ns: int, guilty: bool
+) -> None:
+    # Given a pause of web-1/plain, lifted later, and one that only process 7 acknowledged; written in any order
+    start = Event(at_ns, "started", task, pid, host)
+    history = [
+        Event(20, "lifting", "plain", 99, "web-1"),
+        start,
+        Event(10, "paused", "plain", ALL_PROCESSES, "web-1"),
+        Event(10, "paused", "calls", 7, "web-1"),
+    ]
+
+    # When and then
+    assert starts_while_paused(history) == [start] * guilty
 
 
 def test_given_a_pause_in_the_work_then_recovery_is_dated_to_the_first_second_with_the_former_rate() -> None:

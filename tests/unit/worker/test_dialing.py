@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from qctl.broker.session import ChannelLost
-from qctl.worker import process
-from qctl.worker.process import WorkerProcess
+from qctl.worker import links
+from qctl.worker.links import Links
 
 
 def test_the_two_connections_of_a_process_are_never_tried_at_once(
@@ -27,12 +27,12 @@ def test_the_two_connections_of_a_process_are_never_tried_at_once(
         trying -= 1
         return SimpleNamespace(username="worker")
 
-    monkeypatch.setattr(process, "dial", dial)
+    monkeypatch.setattr(links, "dial", dial)
 
     async def scenario() -> None:
         plan = SimpleNamespace(state_directory=tmp_path, host=SimpleNamespace(name="web-1"))
-        worker = cast(WorkerProcess, SimpleNamespace(plan=plan, origin="web-1/0", index=0, _dialing=asyncio.Lock()))
-        await asyncio.gather(*(WorkerProcess._dial(worker, purpose) for purpose in ("consume", "publish")))
+        both = cast(Links, SimpleNamespace(_plan=plan, _index=0, _dialing=asyncio.Lock()))
+        await asyncio.gather(*(Links.dial(both, purpose) for purpose in ("consume", "publish")))
 
     asyncio.run(scenario())
 
@@ -40,13 +40,13 @@ def test_the_two_connections_of_a_process_are_never_tried_at_once(
 
 
 def test_a_connection_to_publish_on_that_is_missing_for_long_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "SLOW_PUBLISHER_S", 0.01)
+    monkeypatch.setattr(links, "SLOW_PUBLISHER_S", 0.01)
 
     async def scenario() -> None:
         said: asyncio.Queue[str] = asyncio.Queue()
         connection = SimpleNamespace(closed=asyncio.get_running_loop().create_future(), is_open=False)
-        worker = cast(WorkerProcess, SimpleNamespace(_publishing=asyncio.Event()))
-        waiting = asyncio.create_task(WorkerProcess._introduce(worker, cast(Any, connection), said.put_nowait))
+        both = cast(Links, SimpleNamespace(_publishing=asyncio.Event()))
+        waiting = asyncio.create_task(Links.introduce(both, cast(Any, connection), said.put_nowait))
 
         assert await asyncio.wait_for(said.get(), 5) == "waiting for the connection to publish on"
         connection.closed.set_result(ChannelLost(0, "closed by the test"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -73,6 +72,7 @@ class Scene:
         )
         self.slots = Waiting()
         self.live.executor = cast(Any, self.slots)
+        self.live._deaf = False
 
     def subscribed(self) -> Place:
         place = Place()
@@ -81,7 +81,7 @@ class Scene:
 
     def deliver(self, place: Place, *, redelivered: bool = False, count: int = 0) -> None:
         headers = {"x-delivery-count": count} if count else None
-        self.live._deliver(cast(Any, place), 1, redelivered, Properties(message_id="a", headers=headers), b"{}")
+        self.live.deliver(cast(Any, place), 1, redelivered, Properties(message_id="a", headers=headers), b"{}")
 
     def begin(self) -> Delivery:
         """A slot takes the first that waits, and may start it."""
@@ -139,7 +139,7 @@ def test_what_waits_here_of_a_lost_channel_is_dropped_and_the_rest_stays(scene: 
     scene.deliver(alive)
 
     lost.is_open = False
-    scene.live._note_lost()
+    scene.live.note_lost()
 
     assert [cast(Any, one.subscription) for one in scene.slots.deliveries] == [alive]
     assert (lost.back, alive.back) == ([], [])
@@ -195,12 +195,11 @@ def test_a_subscription_with_too_much_in_mind_is_cancelled_and_a_new_one_takes_o
     place = scene.subscribed()
     subscription = SimpleNamespace(gave_back=False, prefetch=1, scattered=False)
     scene.deliver(place)
-    keeper = asyncio.Event()
-    scene.live._keepers.add(keeper)
-    assert not scene.live._should_cancel(cast(Any, subscription))
+    keeper = scene.live._keepers["work"]
+    assert not keeper.should_cancel(cast(Any, subscription))
 
     place.scattered = subscription.scattered = True
     scene.end(scene.begin())
 
-    assert keeper.is_set()
-    assert scene.live._should_cancel(cast(Any, subscription))
+    assert keeper._changed.is_set()
+    assert keeper.should_cancel(cast(Any, subscription))

@@ -13,7 +13,8 @@ import pytest
 
 from qctl.broker.session import ChannelLost
 from qctl.inventory.load import load
-from qctl.worker import supervisor
+from qctl.worker import presence, supervisor
+from qctl.worker.pending import Pending
 from qctl.worker.plan import Plan
 
 
@@ -68,13 +69,14 @@ def test_given_a_name_that_could_not_be_claimed_then_the_connection_of_that_try_
         if len(opened) < 3:
             raise ChannelLost(541, "INTERNAL_ERROR")
 
-    monkeypatch.setattr(supervisor.Supervisor, "_dial", dial)
-    monkeypatch.setattr(supervisor, "claim", claim)
-    monkeypatch.setattr(supervisor, "backoff", lambda: iter([0.0] * 5))
+    monkeypatch.setattr(presence.Presence, "_dial", dial)
+    monkeypatch.setattr(presence, "claim", claim)
+    monkeypatch.setattr(presence, "backoff", lambda: iter([0.0] * 5))
 
     # When the name is claimed at last
     async def main() -> Any:
-        return await supervisor.Supervisor(plan, 1, lambda: plan)._first_connection()
+        pending = Pending(plan.state_directory, plan.host.name)
+        return await presence.Presence(lambda: plan, tuple, tuple, pending).take()
 
     kept = cast("Any", asyncio.run(main()))
 

@@ -186,3 +186,46 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
 os._exit(7)
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 7
+
+
+def test_a_suspect_is_starting_from_before_it_is_looked_whether_it_may_until_the_ward_says_it_is_inside(
+    scene: Scene,
+) -> None:
+    one, other = suspect(1), suspect(2)
+    seen: list[tuple[str, bool]] = []
+
+    def look(what: str) -> None:
+        seen.append((what, scene.bed.is_starting(lambda it: it is one)))
+
+    hear = scene.ward._hear
+
+    def hear_and_look(pipe: Any, what: str, number: int, *words: Any) -> bool:
+        if scene.ward._inside[number].delivery is one:
+            look(f"before {what}")
+        heard = hear(pipe, what, number, *words)
+        if what != "settled":
+            look(f"after {what}")
+        return heard
+
+    scene.ward._hear = hear_and_look  # type: ignore[method-assign]
+    scene.bed.may_start = lambda it: (it is one and look("looked at"), it is one)[1]
+    script = """
+a, b = take(), take()
+pipe.send(("may start", b))
+assert not pipe.recv()[2]
+begin(a)
+pipe.send(("inside", a))
+for number in (a, b):
+    pipe.send(("settled", number, Settled(None, ACK)))
+"""
+    assert scene.serve(script, one, other)
+
+    assert [it for it in seen if it[0] != "after may start"] == [
+        ("before may start", False),
+        ("looked at", True),
+        ("before inside", True),
+        ("after inside", False),
+        ("before settled", False),
+    ]
+    assert seen[0] == ("after may start", False)  # of the one that may not
+    assert not scene.bed.is_starting(lambda _: True)

@@ -1,0 +1,321 @@
+"""RabbitMQ's management API: who is connected, who consumes, how deep queues are and what goes through them.
+
+Never needed, only consulted: it may be off, slow, or refuse a user that AMQP takes. Connections and consumers that are
+new appear in it after up to five seconds, rates as late; what is gone disappears at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from qctl.broker.connect import Login
+from qctl.broker.local import local_directory, running_node
+from qctl.broker.message import decode_json, short
+from qctl.errors import QctlError
+from qctl.inventory.model import Broker
+
+#: The broker gives at most as many at once.
+PAGE_SIZE = 500
+#: 20,000 queues or connections; whoever has more gets an error and not a part that looks like the whole.
+MAX_PAGES = 40
+#: The consumers come in one piece: 5,000 of them are 4 MB.
+MAX_BODY_BYTES = 32 << 20
+CHUNK_BYTES = 64 << 10
+#: Of one request, its answer included; a console that asks every 5 s must not fall behind.
+REQUEST_TIMEOUT_S = 2.0
+#: Errors wrapped in one another that are looked through; a ring of them must not be followed for ever.
+MAX_WRAPPED = 10
+
+T = TypeVar("T")
+
+
+class ManagementError(QctlError):
+    """The management API cannot be asked, or what it answers is not its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Where the management API is, and who asks it. `vhost`: the one that `queue` and the others are about."""
+
+    url: str
+    username: str
+    password: str = field(repr=False)
+    vhost: str = "/"
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedConnection:
+    """An AMQP connection of any virtual host. name: as its client calls it; host: qctl's host, "" for other clients."""
+
+    name: str
+    vhost: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedConsumer:
+    """A subscription in the virtual host. active: False while another consumer of the queue has the turn."""
+
+    queue: str
+    tag: str
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLook:
+    """A queue, as of up to five seconds ago. None: the broker does not say. Rates are messages a second."""
+
+    name: str
+    messages: int | None
+    ready: int | None
+    unacked: int | None
+    consumers: int | None
+    in_per_s: float | None
+    delivered_per_s: float | None
+    acked_per_s: float | None
+
+
+def api_of(broker: Broker, inventory_path: Path, login: Login) -> Api | None:
+    """The management API of an inventory's broker, asked as `login`; None where the inventory names none.
+
+    Raises BrokerUnreachable when the broker is the private node and does not run.
+    """
+    url = running_node(local_directory(inventory_path)).management_url if broker.local else broker.management
+    if url is None:
+        return None
+    vhost = login.addresses[0].vhost
+    return Api(url, login.username, login.password, vhost, login.ca_file, login.cert_file, login.key_file)
+
+
+class Management:
+    """Asks one management API. Every call blocks, for at most about `timeout_s` a page; use from one thread at a time.
+
+    All raise ManagementError with one sentence.
+    """
+
+    def __init__(self, api: Api, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        import requests  # slow to import, and most commands never ask
+        import requests.auth
+
+        self._api = api
+        self._timeout_s = timeout_s
+        self._session = requests.Session()
+        self._session.trust_env = False  # else a variable could name a proxy, or another certificate authority
+        self._session.auth = requests.auth.HTTPBasicAuth(api.username.encode(), api.password.encode())
+        self._session.headers["Accept-Encoding"] = "identity"  # the limit on the size is one of what is read
+        self._session.verify = api.ca_file or True
+        if api.cert_file:
+            self._session.cert = (api.cert_file, api.key_file) if api.key_file else api.cert_file
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._session.close()
+
+    def connections(self) -> tuple[ListedConnection, ...]:
+        """All connections that this user may see: its own, those of everybody with the tag `monitoring`."""
+        return tuple(_connection(item) for item in self._pages("/connections", columns="name,vhost,client_properties"))
+
+    def consumers(self) -> tuple[ListedConsumer, ...]:
+        """All subscriptions in the virtual host."""
+        return tuple(_consumer(item) for item in _objects(self._get(f"/consumers/{self._vhost}")))
+
+    def queue(self, name: str) -> QueueLook | None:
+        """One queue; None when there is none of that name."""
+        found = self._get(f"/queues/{self._vhost}/{quote(name, safe='')}", missing=None)
+        return None if found is None else _queue(_object(found))
+
+    def queues(self) -> tuple[QueueLook, ...]:
+        """All queues of the virtual host."""
+        columns = "name,messages,messages_ready,messages_unacknowledged,consumers,message_stats"
+        return tuple(_queue(item) for item in self._pages(f"/queues/{self._vhost}", columns=columns))
+
+    @property
+    def _vhost(self) -> str:
+        return quote(self._api.vhost, safe="")
+
+    def _pages(self, path: str, *, columns: str) -> list[Mapping[str, Any]]:
+        found: list[Mapping[str, Any]] = []
+        for page in range(1, MAX_PAGES + 1):
+            parameters = {"page": str(page), "page_size": str(PAGE_SIZE), "columns": columns}
+            answer = self._get(path, parameters)
+            if isinstance(answer, list):  # some give no pages
+                return _objects(answer)
+            fields = _object(answer)
+            found += _objects(fields.get("items"))
+            pages = _count(fields.get("page_count"))
+            if pages is None:
+                raise ManagementError(f"{self._api.url} does not answer as a management API does")
+            if page >= pages:
+                return found
+        raise ManagementError(f"{self._api.url}{path} has more than {MAX_PAGES * PAGE_SIZE} entries")
+
+    def _get(self, path: str, parameters: Mapping[str, str] | None = None, **missing: None) -> Any:
+        """The answer's JSON; `missing` for 404, where it is given."""
+        import requests
+        import urllib3
+
+        where = f"{self._api.url.rstrip('/')}/api{path}"
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            with self._session.get(
+                where, params=parameters, timeout=self._timeout_s, allow_redirects=False, stream=True
+            ) as answer:
+                if answer.status_code == http.HTTPStatus.NOT_FOUND and missing:
+                    return missing["missing"]
+                if answer.status_code != http.HTTPStatus.OK:
+                    raise _not_ok(self._api, answer.status_code)
+                return decode_json(self._read(answer.raw, deadline))
+        except requests.Timeout:
+            raise self._slow() from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise ManagementError(
+                f"{self._api.url} cannot be asked: {_cause(error)}", hint="Check `broker.management`."
+            ) from None
+        except ValueError:
+            raise ManagementError(
+                f"{self._api.url} answers something else than JSON", hint="Check `broker.management`."
+            ) from None
+
+    def _read(self, raw: Any, deadline: float) -> bytes:
+        parts, size = [], 0
+        while chunk := raw.read1(CHUNK_BYTES):
+            parts.append(chunk)
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                raise ManagementError(f"{self._api.url} answers with more than {MAX_BODY_BYTES >> 20} MiB")
+            if time.monotonic() > deadline:
+                raise self._slow()
+        return b"".join(parts)
+
+    def _slow(self) -> ManagementError:
+        return ManagementError(f"{self._api.url} does not answer within {self._timeout_s:g} s")
+
+
+async def in_thread(ask: Callable[[], T], *, timeout_s: float) -> T:
+    """What `ask` returns, from a thread that nobody waits for any longer than `timeout_s`.
+
+    A server that sends a byte now and then may keep a request for ever: its thread is left behind, and does not keep
+    the program from ending. Raises ManagementError, also for a timeout.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result: T | None = None
+        failure: BaseException | None = None
+        try:
+            result = ask()
+        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to who waits
+            failure = error
+        try:
+            loop.call_soon_threadsafe(settle, result, failure)
+        except RuntimeError:
+            pass  # the loop has ended, and with it who waited
+
+    threading.Thread(target=run, name="qctl-management", daemon=True).start()
+    try:
+        return await asyncio.wait_for(outcome, timeout_s)
+    except TimeoutError:
+        raise ManagementError(f"the management API does not answer within {timeout_s:g} s") from None
+
+
+def _not_ok(api: Api, status: int) -> ManagementError:
+    if status in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
+        return ManagementError(
+            f"{api.url} refuses user {api.username!r}",
+            hint="The management API takes users with the tag `management`, and shows all to those with `monitoring`.",
+        )
+    if http.HTTPStatus.MULTIPLE_CHOICES <= status < http.HTTPStatus.BAD_REQUEST:
+        return ManagementError(
+            f"{api.url} redirects, which is not followed", hint="Name the management API itself in `broker.management`."
+        )
+    return ManagementError(f"{api.url} answers with HTTP status {status}")
+
+
+def _cause(error: BaseException) -> str:
+    """The bottom of a chain of wrapped errors: the outer ones are dumps of objects."""
+    for _ in range(MAX_WRAPPED):
+        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    words = error.strerror if isinstance(error, OSError) else ""
+    return short(words or str(error) or type(error).__name__)
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ManagementError("the management API's answer is not an object")
+    return value
+
+
+def _objects(value: object) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list):
+        raise ManagementError("the management API's answer is not a list")
+    return [_object(item) for item in value]
+
+
+def _connection(item: Mapping[str, Any]) -> ListedConnection:
+    # What is not there may come as [] or as "undefined".
+    given = item.get("client_properties")
+    properties = given if isinstance(given, dict) else {}
+    return ListedConnection(
+        _text(properties.get("connection_name")), _text(item.get("vhost")), _text(properties.get("qctl_host"))
+    )
+
+
+def _consumer(item: Mapping[str, Any]) -> ListedConsumer:
+    queue = item.get("queue")
+    return ListedConsumer(
+        _text(queue.get("name") if isinstance(queue, dict) else None),
+        _text(item.get("consumer_tag")),
+        item.get("active") is not False,
+    )
+
+
+def _queue(item: Mapping[str, Any]) -> QueueLook:
+    given = item.get("message_stats")
+    stats = given if isinstance(given, dict) else {}
+    return QueueLook(
+        name=_text(item.get("name")),
+        messages=_count(item.get("messages")),
+        ready=_count(item.get("messages_ready")),
+        unacked=_count(item.get("messages_unacknowledged")),
+        consumers=_count(item.get("consumers")),
+        in_per_s=_rate(stats, "publish"),
+        delivered_per_s=_rate(stats, "deliver_get"),
+        acked_per_s=_rate(stats, "ack"),
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _rate(stats: Mapping[str, Any], name: str) -> float | None:
+    details = stats.get(f"{name}_details")
+    rate = details.get("rate") if isinstance(details, dict) else None
+    return float(rate) if isinstance(rate, int | float) and not isinstance(rate, bool) and rate >= 0 else None

@@ -1,0 +1,414 @@
+"""`qctl pause` and `qctl resume`: turn consumers off and on, and show the proof of each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qctl.cli import completion, quiet, render
+from qctl.cli.options import Duration, Settings, pass_settings
+from qctl.cli.render import Column
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qctl.control.verdict import Verdict
+    from qctl.inventory.model import Inventory
+    from qctl.ops.pausing import Order, Report
+    from qctl.ops.targets import Selection
+
+DEFAULT_TIMEOUT_S = 5.0
+#: Consumers that a question lists; the others are counted.
+MAX_LISTED = 20
+#: Characters of a reason.
+MAX_REASON_CHARS = 500
+
+
+def _common(command: Callable[..., int]) -> Callable[..., int]:
+    """The arguments and options that both commands have."""
+    for decorate in reversed(
+        (
+            click.argument("target", nargs=-1, shell_complete=completion.target),
+            click.option(
+                "--consumer", metavar="C", shell_complete=completion.consumer, help="This consumer, on every host."
+            ),
+            click.option("--queue", metavar="Q", shell_complete=completion.queue, help="What takes from this queue."),
+            click.option("--tag", metavar="TAG", help="The consumer with this tag, of one process."),
+            click.option("--group", metavar="G", shell_complete=completion.group, help="The hosts of this group."),
+            click.option("--reason", metavar="TEXT", help="Why; shown to everybody who looks."),
+            click.option("--dry-run", is_flag=True, help="Show what it concerns; contact nobody."),
+            click.option("--yes", "-y", is_flag=True, help="Do not ask."),
+            click.option(
+                "--timeout",
+                metavar="DURATION",
+                type=Duration(),
+                default=DEFAULT_TIMEOUT_S,
+                help="How long the proof may take. Default: 5s.",
+            ),
+            click.option("--local", is_flag=True, help="By this machine's worker, without the broker; one host."),
+            click.option(
+                "--state-dir",
+                metavar="D",
+                type=click.Path(path_type=Path),
+                help="With --local: where the worker keeps its state, as for `worker start`.",
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.command()
+@_common
+@click.option("--for", "duration", metavar="DURATION", type=Duration(), help="It ends by itself after so long.")
+@click.option("--until", metavar="TIME", help="It ends by itself then: 14:00, or 2026-11-23T14:00, or with a zone.")
+@click.option("--wait", is_flag=True, help="Wait also until what runs is over.")
+@pass_settings
+def pause(settings: Settings, /, duration: float | None, until: str | None, wait: bool, **options: Any) -> int:
+    """Pause consumers, and prove it: from the acknowledgement on no task of them starts, until it is resumed.
+
+    \b
+    TARGET  web-1/timeline   one consumer of one host
+            web-1            all of a host
+            */timeline       a consumer on every host, also on those that come later
+
+    Options narrow the targets. It holds over crashes, restarts and reboots. Exit 0: all that is alive has proven it;
+    3: a part has not, and the rows say which; 1: nothing is proven; 75: the broker is blocked, nothing was given.
+    """
+    return _carry_out(settings, "pause", until_s=_until(duration, until), wait=wait, **options)
+
+
+@click.command()
+@_common
+@pass_settings
+def resume(settings: Settings, /, **options: Any) -> int:
+    """Lift pauses, and show what each consumer does now; what of a pause is about others stays.
+
+    TARGET and options are those of `qctl pause`. A consumer may go on being held, for want of quota, or paused by
+    another command, which is named.
+    """
+    return _carry_out(settings, "resume", until_s=None, wait=False, **options)
+
+
+def _carry_out(
+    settings: Settings,
+    verb: str,
+    *,
+    until_s: float | None,
+    wait: bool,
+    target: tuple[str, ...],
+    consumer: str | None,
+    queue: str | None,
+    tag: str | None,
+    group: str | None,
+    reason: str | None,
+    dry_run: bool,
+    yes: bool,
+    timeout: float,
+    local: bool,
+    state_dir: Path | None,
+) -> int:
+    from qctl.ops.targets import Words, select
+
+    if reason is not None and len(reason) > MAX_REASON_CHARS:
+        raise click.UsageError(f"--reason is at most {MAX_REASON_CHARS} characters")
+    if state_dir is not None and not local:
+        raise click.UsageError("--state-dir goes with --local")
+    if wait and local:
+        raise click.UsageError("--wait needs the broker; it does not go with --local")
+    inventory = settings.load()
+    selection = select(inventory, Words(target, consumer, queue, tag, group))
+    if local:
+        _check_local(selection)
+    if dry_run:
+        return _show_selection(settings, verb, selection, until_s)
+    _confirm(inventory, verb, selection, until_s, yes=yes)
+
+    from qctl.control.event import Verb
+    from qctl.ops import pausing
+
+    wanted = pausing.order(Verb(verb), selection, reason=reason, until_s=until_s)
+    if local:
+        from qctl.worker.hostlock import state_directory
+
+        report = pausing.run_locally(wanted, state_directory(state_dir), timeout_s=timeout)
+        _show(settings, report)
+        return int(report.exit_code)
+    wait_s = pausing.wait_s(inventory, selection) if wait else None
+    return _run(settings, inventory, wanted, timeout_s=timeout, wait_s=wait_s)
+
+
+def _until(duration: float | None, until: str | None) -> float | None:
+    """When it ends, wall clock."""
+    import time
+
+    if duration is not None and until is not None:
+        raise click.UsageError("give --for or --until, not both")
+    if duration is not None:
+        if duration <= 0:
+            raise click.UsageError("--for needs a duration above 0")
+        return time.time() + duration
+    if until is None:
+        return None
+    from qctl.ops.until import parse_until
+
+    try:
+        return parse_until(until, time.time()).timestamp()
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--until") from None
+
+
+def _check_local(selection: Selection) -> None:
+    """One event for one host by its name: that is all that a host may command itself."""
+    if len(selection.targets) != 1 or selection.targets[0].host not in selection.hosts:
+        raise click.UsageError("--local needs one TARGET that names its host, such as web-1/timeline or web-1")
+
+
+def _confirm(inventory: Inventory, verb: str, selection: Selection, until_s: float | None, *, yes: bool) -> None:
+    """Ask where more than one consumer is concerned. Raises UsageError when nobody can be asked."""
+    from qctl.errors import UsageError
+
+    if yes or len(selection.pairs) <= 1:
+        return
+    if not sys.stdin or not sys.stdin.isatty():
+        raise UsageError(
+            f"this concerns {len(selection.pairs)} consumers, and there is no terminal to ask on",
+            hint="--yes answers; --dry-run shows which.",
+        )
+    names = [f"{host}/{consumer}" for host, consumer in selection.pairs]
+    render.note(f"{verb} {_concerning(selection)}{_ending(until_s)}:")
+    for name in names[:MAX_LISTED]:
+        render.note(f"  {name}")
+    if len(names) > MAX_LISTED:
+        render.note(f"  and {len(names) - MAX_LISTED} more")
+    if selection.anywhere:
+        render.note("  and on every other host that the target matches, also later")
+    if inventory.environment == "production":
+        typed = click.prompt(
+            f"This is production. Type {selection.shown} to {verb}", default="", err=True, show_default=False
+        )
+        if typed.strip() != selection.shown:
+            raise click.Abort
+    elif not click.confirm(f"{verb.capitalize()} them?", default=False, err=True):
+        raise click.Abort
+
+
+def _run(settings: Settings, inventory: Inventory, wanted: Order, *, timeout_s: float, wait_s: float | None) -> int:
+    import asyncio
+
+    return asyncio.run(_gather(settings, inventory, wanted, timeout_s=timeout_s, wait_s=wait_s))
+
+
+async def _gather(
+    settings: Settings, inventory: Inventory, wanted: Order, *, timeout_s: float, wait_s: float | None
+) -> int:
+    """Give the order, with progress; print what is true at the end, also when it ends badly."""
+    import asyncio
+    import signal
+
+    from qctl.broker.login import login_for
+    from qctl.broker.management import api_of
+    from qctl.errors import Interrupted, QctlError
+    from qctl.ops.pausing import Pausing, check_operator
+
+    quiet.libraries(settings)
+    login = login_for(inventory.broker, inventory.path, prefer_environment=True)
+    check_operator(inventory, login.username)
+    progress = Progress(settings)
+    work = Pausing(wanted, on_progress=progress.show)
+    task = asyncio.ensure_future(
+        work.run(
+            login,
+            api_of(inventory.broker, inventory.path, login),
+            connect_timeout_s=settings.connect_timeout_s,
+            timeout_s=timeout_s,
+            wait_s=wait_s,
+        )
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    failure: QctlError | None = None
+    try:
+        await task
+    except asyncio.CancelledError:
+        confirmed = len(work.report.confirmed)
+        truth = "the command was confirmed and holds" if confirmed else "not known to be given"
+        failure = Interrupted(f"interrupted; {truth}")
+    except QctlError as error:
+        failure = error
+    progress.clear()
+    report = work.report
+    if failure is not None:
+        if report.confirmed:
+            _show(settings, report)
+        raise failure from None
+    _show(settings, report)
+    return int(report.exit_code)
+
+
+# What is printed
+
+COLUMNS = (
+    Column("TAG", lambda row: row["tag"]),
+    Column("QUEUE", lambda row: row["queue"], wide=True),
+    Column("STATE", lambda row: row["state"]),
+    Column("CANCEL-OK", lambda row: _clock(row["cancelled_at"])),
+    Column("RUNNING", lambda row: row["running"], right=True),
+    Column("GIVEN BACK", lambda row: row["given_back"], right=True),
+    Column("WHY", lambda row: row["why"]),
+)
+RESUMED_COLUMNS = tuple(column for column in COLUMNS if column.title not in ("CANCEL-OK", "GIVEN BACK"))
+SELECTED_COLUMNS = (
+    Column("HOST", lambda row: row["host"]),
+    Column("CONSUMER", lambda row: row["consumer"]),
+    Column("QUEUE", lambda row: row["queue"]),
+    Column("TAG", lambda row: row["tag"]),
+)
+
+
+def _show_selection(settings: Settings, verb: str, selection: Selection, until_s: float | None) -> int:
+    """What --dry-run says."""
+    from qctl.control.verdict import EACH
+    from qctl.ops.when import iso
+
+    items = [
+        {
+            "host": one.host,
+            "consumer": one.consumer,
+            "queue": one.queue,
+            "tag": one.tag(EACH if one.index is None else one.index),
+        }
+        for one in selection.expected
+    ]
+    targets = [target.to_json() for target in selection.targets]
+    document = {"v": 1, "verb": verb, "dry_run": True, "until": iso(until_s), "targets": targets, "items": items}
+    render.show(settings, items=items, columns=SELECTED_COLUMNS, name=lambda row: row["tag"], document=document)
+    more = "; also hosts that the inventory does not name" if selection.anywhere else ""
+    render.say(settings, f"would {verb} {_concerning(selection)}{_ending(until_s)}{more}; nothing was given")
+    return 0
+
+
+def _show(settings: Settings, report: Report) -> None:
+    from qctl.ops.when import iso
+
+    wanted = report.order
+    items = [_item(row) for row in report.rows]
+    document = {
+        "v": 1,
+        "verb": str(wanted.verb),
+        "dry_run": False,
+        "local": report.local,
+        "by": report.user or None,
+        "as": wanted.claimed_by,
+        "reason": wanted.reason,
+        "until": iso(wanted.until_s),
+        "confirmed_at": iso(report.confirmed_at_s),
+        "events": [{"id": one.id, "target": one.target.to_json()} for one in report.confirmed],
+        "exit_code": int(report.exit_code),
+        "notes": list(report.notes),
+        "items": items,
+    }
+    columns = COLUMNS if wanted.verb == "pause" else RESUMED_COLUMNS
+    render.show(settings, items=items, columns=columns, name=lambda row: row["tag"], document=document)
+    for note in report.notes:
+        render.say(settings, f"qctl: {note}")
+    render.say(settings, _summary(report))
+
+
+def _item(row: Verdict) -> dict[str, Any]:
+    from qctl.ops.when import iso
+
+    return {
+        "host": row.host,
+        "consumer": row.consumer,
+        "queue": row.queue,
+        "tag": row.tag,
+        "state": row.state,
+        "proof": str(row.standing),
+        "why": row.words or None,
+        "cancelled_at": iso(row.cancelled_at_s),
+        "running": row.running,
+        "given_back": row.given_back,
+        "may_start_until": iso(row.may_start_until_s),
+        "remains": [
+            {"id": one.id, "target": one.target, "by": one.by, "reason": one.reason, "until": one.until}
+            for one in row.remains
+        ],
+    }
+
+
+def _summary(report: Report) -> str:
+    """The last line: what was given, by whom, and how much of it is proven."""
+    from collections import Counter
+
+    from qctl.control.verdict import Standing
+
+    wanted = report.order
+    counts = Counter(row.standing for row in report.rows)
+    words = {
+        Standing.PROVEN: "proven",
+        Standing.DOWN: "down (obeys when it starts)",
+        Standing.REFUSED: "refused",
+        Standing.UNPROVEN: "NOT proven",
+    }
+    said = ", ".join(f"{counts[standing]} {word}" for standing, word in words.items() if counts[standing])
+    by = "kept on this host until the broker has it" if report.local else f"by {report.user}"
+    done = f"{wanted.verb} {wanted.selection.shown}{_ending(wanted.until_s)}, {by}: {said}"
+    latest = max((row.may_start_until_s for row in report.rows if row.may_start_until_s is not None), default=None)
+    if latest is not None:
+        done += f"; a process that is stopped or cut off starts nothing after {_clock_s(latest)}"
+    return done
+
+
+def _concerning(selection: Selection) -> str:
+    number = len(selection.pairs)
+    return f"{selection.shown}, {number} consumer{'s' if number > 1 else ''}"
+
+
+def _ending(until_s: float | None) -> str:
+    """When it ends, in the operator's zone."""
+    from datetime import UTC, datetime
+
+    if until_s is None:
+        return ""
+    moment = datetime.fromtimestamp(until_s, UTC).astimezone()
+    return f" until {moment:%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _clock(iso: str | None) -> str | None:
+    """An instant of JSON as a clock in the operator's zone, to the millisecond."""
+    from datetime import datetime
+
+    return None if iso is None else f"{datetime.fromisoformat(iso).astimezone():%H:%M:%S.%f}"[:-3]
+
+
+def _clock_s(at_s: float) -> str:
+    from datetime import UTC, datetime
+
+    return f"{datetime.fromtimestamp(at_s, UTC).astimezone():%H:%M:%S}"
+
+
+class Progress:
+    """One line on a terminal, rewritten in place: who is awaited. Nothing elsewhere."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._live = sys.stderr.isatty() and not settings.quiet
+        self._shown = False
+
+    def show(self, words: str) -> None:
+        """Draw what is being waited for."""
+        if self._live:
+            sys.stderr.write(f"\r\x1b[2K{render.plain(words)}")
+            sys.stderr.flush()
+            self._shown = True
+
+    def clear(self) -> None:
+        """Leave the line to what comes next."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+            self._shown = False

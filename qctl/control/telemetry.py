@@ -1,0 +1,157 @@
+"""Hearing what the workers say of themselves: live, a reading a second from each process.
+
+Readings are transient and come through an exclusive queue that drops its head: who listens slowly hears the newest.
+A reading without a verified user, or that cannot be read, is ignored, counted, and reported once for each reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qctl.broker import topology
+from qctl.broker.message import Properties, short, text
+from qctl.broker.session import Channel, ChannelLost, Connection
+from qctl.control.event import NotUnderstood
+from qctl.control.reading import Goodbye, Reading
+from qctl.control.reading_parse import parse
+from qctl.errors import BrokerRefused
+
+log = logging.getLogger(__name__)
+
+#: Readings that the broker keeps for who listens: a second or more of the largest fleet.
+MAX_QUEUED = 5_000
+MAX_QUEUED_BYTES = 64 << 20
+#: Readings on their way to us, and how many of them are acknowledged at once.
+PREFETCH = 500
+ACK_EVERY = 100
+#: Processes that are kept in mind, and different reasons for which something was ignored.
+MAX_PROCESSES = 20_000
+MAX_REASONS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The last reading of a process. heard_s: time.monotonic() here, when it came; user: who sent it, verified."""
+
+    reading: Reading
+    heard_s: float
+    user: str
+
+
+class Listener:
+    """What has been heard so far; use from the loop's thread. Made by `listen`.
+
+    heard: by host and index. goodbyes: by host and index, None for the whole host, until a later reading of it.
+    ignored: how many for each reason. lost: done when nothing more will be heard.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.heard: dict[tuple[str, int], Heard] = {}
+        self.goodbyes: dict[tuple[str, int | None], Goodbye] = {}
+        self.ignored: dict[str, int] = {}
+        self.lost: asyncio.Future[ChannelLost] = asyncio.get_running_loop().create_future()
+        self._channel = channel
+        self._count = 0
+        self._came = asyncio.Event()
+        channel.closed.add_done_callback(lambda closed: self._lose(closed.result()))
+        channel.raw.add_on_cancel_callback(
+            lambda _frame: self._lose(ChannelLost(0, "the broker ended the listening: its queue was deleted"))
+        )
+
+    async def until(self, enough: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `enough()` is true, asked whenever something was heard; False after timeout_s or when lost."""
+        deadline_s = time.monotonic() + timeout_s
+        while not enough():
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or self.lost.done():
+                return False
+            self._came.clear()
+            came: asyncio.Future[Any] = asyncio.ensure_future(self._came.wait())
+            await asyncio.wait({came, self.lost}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            came.cancel()
+        return True
+
+    def of(self, host: str) -> tuple[Heard, ...]:
+        """What was heard last of each process of a host, by index."""
+        return tuple(heard for (name, _), heard in sorted(self.heard.items()) if name == host)
+
+    def said_goodbye(self, host: str, index: int | None) -> Goodbye | None:
+        """The goodbye of a process, or of its whole host, that no later reading has overtaken."""
+        return self.goodbyes.get((host, index)) or self.goodbyes.get((host, None))
+
+    def deliver(self, _channel: object, method: Any, properties: Properties, body: bytes) -> None:
+        """A message of the queue."""
+        self._count += 1
+        if self._count % ACK_EVERY == 0 and self._channel.is_open:
+            self._channel.raw.basic_ack(method.delivery_tag, multiple=True)
+        user = text(properties.user_id)
+        try:
+            if not user:
+                raise NotUnderstood("nobody's: it has no user_id")
+            said = parse(body)
+            if text(method.routing_key) != f"host.{said.host}":
+                raise NotUnderstood("its routing key is not its host's")
+            self._take(said, user)
+        except NotUnderstood as why:
+            self._ignore(str(why), user, text(method.routing_key))
+        self._came.set()
+
+    def _take(self, said: Reading | Goodbye, user: str) -> None:
+        if isinstance(said, Goodbye):
+            if len(self.goodbyes) < MAX_PROCESSES:
+                self.goodbyes[said.host, said.index] = replace(said, user=user)
+            return
+        key = (said.host, said.index)
+        if key not in self.heard and len(self.heard) >= MAX_PROCESSES:
+            raise NotUnderstood(f"there are more than {MAX_PROCESSES} processes")
+        self.heard[key] = Heard(said, time.monotonic(), user)
+        for left in (key, (said.host, None)):
+            if left in self.goodbyes and self.goodbyes[left].at_s < said.at_s:
+                del self.goodbyes[left]
+
+    def _ignore(self, why: str, user: str, routing_key: str) -> None:
+        if why not in self.ignored and len(self.ignored) >= MAX_REASONS:
+            why = "other reasons"
+        if why not in self.ignored:
+            log.warning("a reading is ignored: %s (key=%s user=%s)", why, short(routing_key), short(user) or "-")
+        self.ignored[why] = self.ignored.get(why, 0) + 1
+
+    def _lose(self, why: ChannelLost) -> None:
+        if not self.lost.done():
+            self.lost.set_result(why)
+
+
+@asynccontextmanager
+async def listen(connection: Connection) -> AsyncIterator[Listener]:
+    """Listen to all readings inside the block; each process sends one a second.
+
+    Raises BrokerRefused where it may not be listened, TopologyMismatch, ChannelLost.
+    """
+    await topology.ensure(connection, topology.telemetry()[:1])
+    channel = await connection.channel()
+    listener = Listener(channel)
+    queue = f"qctl.listen.{secrets.token_hex(8)}"  # a name of qctl's, so that rights on `qctl.*` suffice
+    limits = {"x-max-length": MAX_QUEUED, "x-max-length-bytes": MAX_QUEUED_BYTES, "x-overflow": "drop-head"}
+    try:
+        await channel.call("queue_declare", queue=queue, exclusive=True, auto_delete=True, arguments=limits)
+        await channel.call("queue_bind", queue=queue, exchange=topology.TELEMETRY, routing_key="host.#")
+        await channel.call("basic_qos", prefetch_count=PREFETCH)
+        await channel.call("basic_consume", queue=queue, on_message_callback=listener.deliver, consumer_tag=queue)
+    except ChannelLost as error:
+        if error.code != topology.ACCESS_REFUSED:
+            raise
+        raise BrokerRefused(
+            f"the workers' readings may not be listened to: {error.text}",
+            hint=f"Its user needs to configure, write and read `qctl.listen.*` and to read {topology.TELEMETRY}.",
+        ) from None
+    try:
+        yield listener
+    finally:
+        await channel.close()

@@ -1,0 +1,298 @@
+"""Listening to a fleet: everything that `picture` is made from, within about a second and a half.
+
+Two connections: one asks and may be blocked by an alarm of the broker, the other only reads and never is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
+
+from qctl.broker import management, topology
+from qctl.broker.connect import Login, connect_within
+from qctl.broker.login import login_for
+from qctl.broker.message import Outgoing, Properties
+from qctl.broker.publisher import Published, Publisher
+from qctl.broker.session import Channel, ChannelLost, Connection
+from qctl.control.desired import Desired
+from qctl.control.host_answer import HostAnswer, host_queue, parse_answer
+from qctl.control.reading import Goodbye, HostReading
+from qctl.control.telemetry import Listener, listen
+from qctl.control.telemetry_log import last_minutes
+from qctl.errors import BrokerUnreachable, QctlError
+from qctl.inventory.model import Inventory
+from qctl.ops.backlog import work_queues
+from qctl.ops.found import Depth, Flow, Found, Heard, Silence
+from qctl.ops.memory import commanded
+
+#: Every process says something each second: who is silent for longer than this is not waited for.
+LISTEN_S = 1.5
+#: Listened at least, where hosts that nobody asks are wanted as well, or could not be asked.
+STRANGERS_S = 1.1
+#: A supervisor answers within milliseconds; one that is stopped, or whose machine is gone, never does.
+ANSWER_S = 1.0
+#: What else is asked may take so long.
+PATIENCE_S = 3.0
+MANAGEMENT_S = 1.5
+#: A long control log is read in seconds, once; after that from where it was left.
+CONTROL_LOG_S = 60.0
+#: Queues that are looked at one by one, over so many channels.
+MAX_QUEUES = 1_000
+CHANNELS = 4
+#: Up to so many queues the management API is asked for each; for more it lists all.
+FEW_QUEUES = 20
+#: The log of readings is read so far back that it brings about so many entries, one a host each half minute.
+MAX_ENTRIES = 4_000
+LOG_PERIOD_S = 30.0
+MAX_LOOK_BACK_S = 7 * 86_400.0
+#: How often it is looked whether the broker blocks what is published.
+_LOOK_S = 0.05
+#: The broker's pseudo-queue for answers, good for the channel that asks.
+_REPLY_TO = "amq.rabbitmq.reply-to"
+
+T = TypeVar("T")
+
+
+async def listen_to(
+    inventory: Inventory, *, hosts: Sequence[str] = (), strangers: bool = False, connect_timeout_s: float
+) -> Found:
+    """All that can be learnt. hosts: whose queues are looked at, all by default; of the hosts themselves all are
+    listened to, since whoever takes from a queue counts for it. strangers: also those that the inventory does not have.
+
+    What cannot be learnt is a note of the result. Raises SecretError, BrokerUnreachable, BrokerRefused when there is
+    no connection, or when it is lost.
+    """
+    login = login_for(inventory.broker, inventory.path, prefer_environment=True)
+    async with _connections(login, connect_timeout_s) as (reading, asking):
+        try:
+            return await _Ear(inventory, login, reading, asking).all(hosts, strangers)
+        except ChannelLost as error:
+            raise BrokerUnreachable(
+                f"the connection to {reading.address} was lost: {error}", hint="Try again; is the broker up?"
+            ) from None
+
+
+@asynccontextmanager
+async def _connections(login: Login, timeout_s: float) -> AsyncIterator[tuple[Connection, Connection]]:
+    reading = await connect_within(login, name="qctl status", timeout_s=timeout_s)
+    try:
+        asking = await connect_within(login, name="qctl status asking", timeout_s=timeout_s)
+        try:
+            yield reading, asking
+        finally:
+            await asking.close()
+    finally:
+        await reading.close()
+
+
+class _Ear:
+    def __init__(self, inventory: Inventory, login: Login, reading: Connection, asking: Connection) -> None:
+        self.inventory, self.login, self.reading, self.asking = inventory, login, reading, asking
+        self.hosts = tuple(inventory.hosts)
+        self.notes: list[str] = []
+        self.supervisors: dict[str, HostAnswer | Silence] = {}
+        self.asked = False
+
+    async def all(self, hosts: Sequence[str], strangers: bool) -> Found:
+        queues = self._queues(hosts)
+        others = asyncio.gather(
+            self._past(),
+            self._in_time(self._desired(), CONTROL_LOG_S, None, "the control log"),
+            self._depths(queues),
+            self._in_time(self._flows(queues), PATIENCE_S, {}, "the management API"),
+        )
+        try:
+            live = await self._in_time(self._live(strangers), PATIENCE_S, (), "the workers' readings")
+            (last, looked_back_s), desired, depths, flows = await others
+        finally:
+            others.cancel()
+        known = {name: Depth(flow.ready) for name, flow in flows.items() if flow.ready is not None}
+        return Found(
+            at_s=time.time(),
+            blocked=self.asking.blocked,
+            live=live,
+            last=last,
+            looked_back_s=looked_back_s,
+            supervisors=self.supervisors,
+            desired=desired,
+            depths={**known, **depths},
+            flows=flows,
+            notes=tuple(self.notes),
+        )
+
+    async def _in_time(self, work: Awaitable[T], timeout_s: float, otherwise: T, what: str) -> T:
+        """What one source says; the lack of one is a note and no reason to keep the others back."""
+        try:
+            return await asyncio.wait_for(work, timeout_s)
+        except TimeoutError:
+            self.notes.append(f"{what}: no answer within {timeout_s:g} s")
+        except QctlError as error:
+            self.notes.append(f"{what}: {error.message}")
+        except ChannelLost as error:
+            if not (self.reading.is_open and self.asking.is_open):
+                raise
+            self.notes.append(f"{what}: {error}")
+        return otherwise
+
+    # What the workers say
+
+    async def _live(self, strangers: bool) -> tuple[Heard, ...]:
+        started_s = time.monotonic()
+
+        def enough() -> bool:
+            if self.asking.blocked:
+                return True
+            # Of whom no supervisor told, it is not known whether there is anybody to wait for.
+            all_told = not strangers and self.supervisors.keys() >= set(self.hosts)
+            waited = all_told or time.monotonic() - started_s >= STRANGERS_S
+            return waited and self.asked and not self._missing(listener)
+
+        async with listen(self.reading) as listener:
+            while not enough() and (left_s := started_s + LISTEN_S - time.monotonic()) > 0:
+                await listener.until(enough, min(left_s, _LOOK_S))
+                if listener.lost.done():
+                    raise listener.lost.result()
+            now_s, wall_s = time.monotonic(), time.time()
+            if listener.ignored:
+                self.notes.append(f"ignored {sum(listener.ignored.values())} readings: {next(iter(listener.ignored))}")
+            return tuple(
+                Heard(heard.reading, wall_s - (now_s - heard.heard_s))
+                for (host, index), heard in sorted(listener.heard.items())
+                if listener.said_goodbye(host, index) is None
+            )
+
+    def _missing(self, listener: Listener) -> bool:
+        """Whether a process that is connected has not been heard."""
+        return any(
+            (host, process.index) not in listener.heard
+            for host, answer in self.supervisors.items()
+            if isinstance(answer, HostAnswer)
+            for process in answer.processes
+            if process.state == "connected"
+        )
+
+    async def _ask_supervisors(self) -> None:
+        """Ask each host's supervisor; who does not exist is returned by the broker at once."""
+        awaited, moved = set(self.hosts), asyncio.Event()
+
+        def on_answer(_channel: object, _method: object, _properties: object, body: bytes) -> None:
+            answer = parse_answer(body)
+            if answer is not None and answer.host in awaited:
+                awaited.discard(answer.host)
+                self.supervisors[answer.host] = answer
+            moved.set()
+
+        def on_fate(host: str) -> Callable[[Published], None]:
+            def settle(fate: Published) -> None:
+                if fate is Published.UNROUTABLE:
+                    awaited.discard(host)
+                    self.supervisors[host] = Silence.ABSENT
+                moved.set()
+
+            return settle
+
+        try:
+            publisher = await Publisher.open(self.asking)
+            consumed = {"queue": _REPLY_TO, "on_message_callback": on_answer, "auto_ack": True}
+            await publisher.channel.call("basic_consume", **consumed)
+            deadline_s = time.monotonic() + ANSWER_S
+            for host in self.hosts:
+                if not publisher.room:
+                    await _moved(moved, deadline_s)
+                properties = Properties(reply_to=_REPLY_TO, message_id=host)
+                publisher.send(Outgoing("", host_queue(host), b"", properties), on_fate(host))
+            while awaited and not self.asking.blocked and time.monotonic() < deadline_s:
+                if publisher.channel.closed.done():
+                    raise publisher.channel.closed.result()
+                await _moved(moved, deadline_s)
+            if not self.asking.blocked:
+                self.supervisors.update(dict.fromkeys(awaited, Silence.SILENT))
+        finally:
+            self.asked = True
+
+    async def _past(self) -> tuple[Mapping[str, HostReading | Goodbye], float]:
+        """Ask the supervisors; and of hosts that have none to answer, the newest entry in the log of readings."""
+        await self._in_time(self._ask_supervisors(), PATIENCE_S, None, "the supervisors")
+        nowhere: tuple[Mapping[str, HostReading | Goodbye], float] = {}, 0.0
+        if self.asking.blocked or all(isinstance(self.supervisors.get(host), HostAnswer) for host in self.hosts):
+            return nowhere
+        return await self._in_time(self._log(), PATIENCE_S, nowhere, "the log of readings")
+
+    async def _log(self) -> tuple[Mapping[str, HostReading | Goodbye], float]:
+        back_s = min(MAX_LOOK_BACK_S, max(4 * LOG_PERIOD_S, MAX_ENTRIES * LOG_PERIOD_S / len(self.inventory.hosts)))
+        tail = await last_minutes(self.asking, back_s)
+        if tail.why:
+            self.notes.append(f"the log of readings: {tail.why}")
+        return tail.last(), back_s
+
+    async def _desired(self) -> Desired | None:
+        return await commanded(self.inventory, self.reading)
+
+    # What the broker says
+
+    def _queues(self, hosts: Sequence[str]) -> tuple[str, ...]:
+        """Work queues, and those of qctl's own in which tasks may wait or lie."""
+        work = work_queues(self.inventory, hosts=hosts)
+        dead = dict.fromkeys(topology.dead_queue(name.partition("@")[0]) for name in work)
+        retry = [topology.retry_queue(delay_s) for delay_s in self.inventory.ladder_s]
+        found = (*work, *retry, topology.UNROUTABLE, *dead)
+        if len(found) > MAX_QUEUES:
+            self.notes.append(f"only {MAX_QUEUES} of {len(found)} queues were looked at")
+        return found[:MAX_QUEUES]
+
+    async def _depths(self, names: Sequence[str]) -> dict[str, Depth]:
+        """How many tasks are ready in each. The queue itself says it; the management API may be five seconds late."""
+        waiting, found = list(reversed(names)), {name: Depth(None, "it did not answer") for name in names}
+        workers = [self._look(waiting, found) for _ in range(min(CHANNELS, len(names)))]
+        await self._in_time(_together(workers), PATIENCE_S, None, "the queues")
+        return found
+
+    async def _look(self, waiting: list[str], found: dict[str, Depth]) -> None:
+        channel: Channel | None = None
+        while waiting:
+            name = waiting.pop()
+            channel = channel if channel is not None and channel.is_open else await self.reading.channel()
+            try:
+                frame = await channel.call("queue_declare", queue=name, passive=True)
+                found[name] = Depth(int(frame.method.message_count))
+            except ChannelLost as error:
+                if not self.reading.is_open:
+                    raise
+                found[name] = Depth(None, "it does not exist" if error.code == topology.NOT_FOUND else error.text)
+        if channel is not None:
+            await channel.close()
+
+    async def _flows(self, names: Sequence[str]) -> dict[str, Flow]:
+        api = management.api_of(self.inventory.broker, self.inventory.path, self.login)
+        if api is None:
+            return {}
+        work = [name for name in names if not name.startswith("qctl.") and not name.endswith(".dead")]
+        looks = await management.in_thread(lambda: _ask_management(api, work), timeout_s=MANAGEMENT_S)
+        return {
+            look.name: Flow(look.unacked, look.in_per_s, look.acked_per_s, look.ready) for look in looks if look.name
+        }
+
+
+async def _moved(event: asyncio.Event, deadline_s: float) -> None:
+    """Wait until something has come, but look soon whether the broker blocks."""
+    event.clear()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), max(0.0, min(_LOOK_S, deadline_s - time.monotonic())))
+
+
+def _ask_management(api: management.Api, names: Sequence[str]) -> list[management.QueueLook]:
+    asked = management.Management(api)
+    try:
+        if len(names) > FEW_QUEUES:
+            wanted = set(names)
+            return [look for look in asked.queues() if look.name in wanted]
+        return [look for name in names if (look := asked.queue(name)) is not None]
+    finally:
+        asked.close()
+
+
+async def _together(works: Iterable[Awaitable[None]]) -> None:
+    await asyncio.gather(*works)

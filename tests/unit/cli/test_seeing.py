@@ -1,0 +1,150 @@
+"""`status`, `why`, `events` and `quota` before a broker is contacted, and how they print what they found."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qctl.cli.events import row
+from qctl.cli.options import Output, Settings
+from qctl.cli.status import show
+from qctl.ops.events import Happened
+from qctl.ops.status import (
+    ConsumerRow,
+    HostRow,
+    Order,
+    QueueRow,
+    QuotaRow,
+    Seen,
+    Source,
+    State,
+    Status,
+)
+from tests.unit.cli.conftest import Run
+
+NOW_S = datetime(2026, 11, 22, 13, 30, tzinfo=UTC).timestamp()
+SEEN = Seen(Source.LIVE, NOW_S - 0.4)
+OVERRIDE = Order("b1", "web-1/twitter", "oncall", None, NOW_S - 60, "gentle", None, ("100/h",))
+
+FLEET = Status(
+    at_s=NOW_S,
+    blocked=False,
+    hosts=(
+        HostRow("web-1", State.MIXED, {State.HELD: 1, State.CONSUMING: 2}, processes=2, heard=2, seen=SEEN),
+        HostRow("guest-7", State.UNKNOWN, listed=False, why="broker blocked"),
+    ),
+    consumers=(
+        ConsumerRow("web-1", "timeline", "timeline", State.HELD, "quota twitter", running=0, concurrency=8, seen=SEEN),
+    ),
+    quotas=(
+        QuotaRow("web-1", "twitter", ("100/h",), ("20000/h",), 100, 100, 3600.0, 1.5, override=OVERRIDE, seen=SEEN),
+        QuotaRow("web-2", "twitter", ("20000/h",)),
+    ),
+    queues=(QueueRow("timeline", ready=0, out_per_s=2.0, out_estimated=True), QueueRow("mail")),
+)
+
+
+def printed(capsys: pytest.CaptureFixture[str], output: Output) -> str:
+    """What `-o OUTPUT` prints of the fleet, not on a terminal."""
+    show(Settings(output=output), FLEET)
+    return capsys.readouterr().out
+
+
+def test_each_table_row_begins_with_the_name_that_commands_take(capsys: pytest.CaptureFixture[str]) -> None:
+    tables = [table.splitlines() for table in printed(capsys, Output.TABLE).split("\n\n")]
+
+    assert [table[0].split()[0] for table in tables] == ["HOST", "CONSUMER", "QUOTA", "QUEUE"]
+    assert [line.split()[0] for table in tables for line in table[1:]] == [
+        "web-1",
+        "guest-7",
+        "web-1/timeline",
+        "web-1/twitter",
+        "web-2/twitter",
+        "timeline",
+        "mail",
+    ]
+    assert "1 held 2 consuming" in tables[0][1]
+    assert "unknown (broker blocked)" in tables[0][2]
+    assert "(not in the inventory)" in tables[0][2]
+
+
+def test_what_is_not_known_is_a_dash_and_what_is_nothing_a_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = {line.split("  ")[0]: line.split() for line in printed(capsys, Output.TABLE).splitlines() if line}
+
+    assert lines["web-1/twitter"][1:4] == ["100/100", "100/h", "~1.5"]
+    assert lines["web-1/twitter"][-3:] == ["by", "oncall:", "gentle"]
+    assert lines["web-2/twitter"][1] == "-"
+    assert lines["timeline"][1:5] == ["0", "-", "-", "~2.0"]
+    assert lines["mail"][1:] == ["-", "-", "-", "-", "-", "0"]
+
+
+def test_json_lines_are_the_items_of_the_document_each_with_its_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads(printed(capsys, Output.JSON))
+    lines = [json.loads(line) for line in printed(capsys, Output.JSONL).splitlines()]
+
+    assert lines == [*document["hosts"], *document["consumers"], *document["quotas"], *document["queues"]]
+    assert [line["kind"] for line in lines] == ["host", "host", "consumer", "quota", "quota", "queue", "queue"]
+    assert document["at"] == "2026-11-22T13:30:00.000Z"
+    assert document["hosts"][0]["age_s"] == 0.4
+
+
+def test_names_are_those_of_consumers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, Output.NAME) == "web-1/timeline\n"
+
+
+def test_an_event_is_one_line_that_says_whether_it_is_ignored() -> None:
+    event = Happened(
+        3, "a1", "mallory", "pause", "web-1", reason="because", claimed_by="x@y", ignored="not an operator"
+    )
+
+    line = row(event)
+    assert line.split()[:4] == ["-", "mallory", "pause", "web-1"]
+    assert line.endswith("because; as x@y; IGNORED: not an operator")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("status", "web-9"), "Did you mean web-"),
+        (("why", "web-1/timelime"), "Did you mean timeline?"),
+        (("why", "web-2/mails"), "does not run consumer 'mails'"),
+        (("why", "outbux"), "Did you mean outbox?"),
+        (("why", "mails"), "The queue of consumer mails is outbox."),
+        (("why", "web-1"), "qctl why web-1/timeline"),
+        (("quota", "ls", "wab-1"), "Did you mean web-1?"),
+        (("quota", "set", "web-1/twiter", "5/h", "--yes"), "Did you mean twitter?"),
+        (("quota", "set", "web-1/twitter", "5", "--yes"), "expected a rate"),
+        (("quota", "set", "web-1/twitter", "5/h", "--for", "1h", "--until", "14:00", "--yes"), "not both"),
+        (("quota", "set", "web-1/twitter", "5/h"), "no terminal to ask on"),
+        (("quota", "clear", "web-1/twitter"), "no terminal to ask on"),
+        (("events", "--follow", "-o", "json"), "-o jsonl"),
+    ],
+)
+def test_what_is_wrong_with_the_words_is_said_before_a_broker_is_contacted(
+    run: Run, inventory: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    done = run(*arguments, stdin=-3)  # no terminal
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+
+
+def test_a_dry_run_contacts_nobody_and_says_what_it_concerns(run: Run, inventory: Path) -> None:
+    done = run("quota", "set", "*/twitter", "5/h", "--dry-run", "-o", "json")
+
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert (document["dry_run"], document["limits"]) == (True, ["5/h"])
+    assert [item["host"] for item in document["items"]] == ["web-1", "web-2"]
+
+
+@pytest.mark.parametrize("command", [("status",), ("events",), ("why", "web-1/timeline"), ("quota", "ls")])
+def test_without_a_broker_they_end_with_4(run: Run, inventory: Path, command: tuple[str, ...]) -> None:
+    done = run(*command)
+
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "qctl broker up" in done.stderr

@@ -1,0 +1,488 @@
+"""What a process says of itself: what was written is read again; whatever else comes is refused, and harms nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qctl.broker.session import Channel, ChannelLost
+from qctl.control.event import NotUnderstood
+from qctl.control.reading import (
+    MAX_READING_BYTES,
+    ConsumerReading,
+    Counts,
+    Goodbye,
+    Hold,
+    HostReading,
+    LimitReading,
+    Mark,
+    OverrideReading,
+    QuotaReading,
+    Reading,
+    Tag,
+    host_quotas,
+)
+from qctl.control.reading_parse import MAX_ENTRY_BYTES, MAX_ITEMS, from_json, parse, parse_entry
+from qctl.control.telemetry import MAX_REASONS, Listener
+from tests.wire import scenario
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+# As they travel: in whole milliseconds.
+instants = st.integers(0, 4 * 10**12).map(lambda ms: ms / 1000)
+words = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=80).map(str.strip)
+some = st.integers(0, 10**12)
+seconds = st.floats(0, 1e9, allow_nan=False)
+states = st.sampled_from(["down", "draining", "paused", "held", "consuming"])
+rates_per_s = st.integers(0, 10**7).map(lambda thousandths: thousandths / 1000)
+
+consumers = st.builds(
+    ConsumerReading,
+    name=names,
+    queue=names,
+    state=states,
+    why=words,
+    since_s=st.none() | instants,
+    by=st.none() | words,
+    claimed_by=st.none() | words,
+    reason=st.none() | words,
+    until_s=st.none() | instants,
+    holds=st.lists(st.builds(Hold, names, words, st.none() | instants), max_size=2).map(tuple),
+    tags=st.lists(st.builds(Tag, names, names, states), max_size=2).map(tuple),
+    running=some,
+    waiting=some,
+    concurrency=some,
+    prefetch=some,
+    counts=st.builds(Counts, some, some, some, some, some),
+    rate_per_s=rates_per_s,
+)
+overrides = st.builds(
+    OverrideReading,
+    rates=st.lists(words, max_size=3).map(tuple),
+    by=st.none() | words,
+    reason=st.none() | words,
+    until_s=st.none() | instants,
+    at_s=st.none() | instants,
+)
+quotas = st.builds(
+    QuotaReading,
+    name=names,
+    used=some,
+    limit=some,
+    period_s=seconds,
+    over=some,
+    leased=some,
+    returns_at_s=st.none() | instants,
+    blocked_until_s=st.none() | instants,
+    limits=st.lists(st.builds(LimitReading, some, seconds, some), max_size=2).map(tuple),
+    override=st.none() | overrides,
+)
+readings = st.builds(
+    Reading,
+    at_s=instants,
+    host=names,
+    index=some,
+    pid=some,
+    machine=words,
+    started_at_s=instants,
+    heartbeat_s=seconds,
+    consumers=st.lists(consumers, max_size=3).map(tuple),
+    quotas=st.lists(quotas, max_size=3).map(tuple),
+    ledger_id=words,
+    ledger_fault=st.none() | words,
+    omitted=some,
+)
+
+PLAIN = Reading(
+    at_s=1_800_000_000.5,
+    host="web-1",
+    index=0,
+    pid=17,
+    machine="box",
+    started_at_s=1_800_000_000.0,
+    heartbeat_s=10.0,
+    consumers=(ConsumerReading("timeline", "timeline", "consuming", tags=(Tag("t", "timeline", "consuming"),)),),
+    quotas=(QuotaReading("twitter", 5, 100, 3600.0, limits=(LimitReading(100, 3600.0, 5),)),),
+    ledger_id="abc",
+)
+
+
+@given(readings)
+def test_what_a_process_writes_is_what_is_read(reading: Reading) -> None:
+    assert parse(reading.body()) == reading
+    assert from_json(json.loads(json.dumps(reading.to_json()))) == reading
+
+
+@given(instants, names, names, some, st.lists(readings, max_size=2).map(tuple))
+def test_what_a_host_writes_is_what_is_read(
+    at_s: float, host: str, machine: str, pid: int, processes: tuple[Reading, ...]
+) -> None:
+    entry = HostReading(at_s, host, machine, pid, processes)
+
+    assert parse_entry(entry.body()) == entry
+
+
+@given(instants, names, st.none() | some)
+def test_goodbyes_and_marks_are_read_as_what_they_are(at_s: float, host: str, index: int | None) -> None:
+    assert parse(Goodbye(at_s, host, index).body()) == Goodbye(at_s, host, index)
+    assert parse_entry(Goodbye(at_s, host).body()) == Goodbye(at_s, host)
+    assert parse_entry(Mark("abc").body()) == Mark("abc")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from _places(inner, (*path, key))
+
+
+FULL = replace(
+    PLAIN,
+    consumers=(
+        ConsumerReading(
+            "timeline", "timeline", "held", holds=(Hold("quota", "quota twitter"),), tags=(Tag("t", "q", "held"),)
+        ),
+    ),
+    quotas=(QuotaReading("twitter", 5, 9, 1.0, limits=(LimitReading(9, 1.0, 5),), override=OverrideReading(("9/s",))),),
+)
+PLACES = list(_places(FULL.to_json()))
+
+
+@given(st.sampled_from(PLACES), json_values)
+def test_one_wrong_value_anywhere_is_refused_or_of_the_right_kind(place: tuple[Any, ...], value: Any) -> None:
+    # given a reading in which somebody has put anything at all in one place
+    document = FULL.to_json()
+    inner = document
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+
+    # when it is read, then it is refused with a reason, or it can be written and read once more
+    try:
+        found = parse(json.dumps(document).encode())
+    except NotUnderstood as why:
+        assert str(why)
+    else:
+        assert parse(found.body()) == found
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_reading_are_refused(body: bytes) -> None:
+    for read in (parse, parse_entry):
+        with pytest.raises(NotUnderstood):
+            read(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 40_000,
+        b"[]",
+        b"{}",
+        b'{"v":2}',
+        b'{"v":true}',
+        b'{"v":1,"at":NaN}',
+        b'{"v":1,"goodbye":true}',
+        b'{"v":1,"goodbye":true,"at":"2026-11-22T14:00:00Z","host":"../x"}',
+        b'{"v":1,"goodbye":true,"at":"2026-11-22T14:00:00","host":"x"}',
+        b'{"v":1,"goodbye":true,"at":"2026-11-22T14:00:00Z","host":"x","index":-1}',
+    ],
+)
+def test_hostile_bodies_are_refused(body: bytes) -> None:
+    for read in (parse, parse_entry):
+        with pytest.raises(NotUnderstood):
+            read(body)
+
+
+def test_what_is_too_large_is_refused_though_it_could_be_read() -> None:
+    entry = HostReading(1.0, "web-1", "box", 1)
+    assert parse(PLAIN.body().ljust(MAX_READING_BYTES)) == PLAIN
+    assert parse_entry(entry.body().ljust(MAX_ENTRY_BYTES)) == entry
+
+    with pytest.raises(NotUnderstood, match="too large"):
+        parse(PLAIN.body().ljust(MAX_READING_BYTES + 1))
+    with pytest.raises(NotUnderstood, match="too large"):
+        parse_entry(entry.body().ljust(MAX_ENTRY_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("host", "a b"),
+        ("host", "x" * 64),
+        ("index", 1.5),
+        ("index", True),
+        ("pid", 1 << 60),
+        ("heartbeat_s", "10"),
+        ("machine", "two\nlines"),
+        ("machine", "x" * 256),
+        ("at", None),
+        ("ledger", []),
+        ("consumers", {}),
+        ("consumers", [[]]),
+        ("quotas", [{}] * (MAX_ITEMS + 1)),
+    ],
+)
+def test_a_field_of_another_type_or_beyond_its_bounds_is_refused(field: str, value: object) -> None:
+    with pytest.raises(NotUnderstood, match=field):
+        parse(json.dumps({**PLAIN.to_json(), field: value}).encode())
+
+
+def test_fields_that_are_not_known_are_passed_over() -> None:
+    document = PLAIN.to_json()
+    document["consumers"][0]["colour"] = document["quotas"][0]["colour"] = document["colour"] = {"blue": [1]}
+
+    assert parse(json.dumps(document).encode()) == PLAIN
+
+
+def test_words_for_people_are_one_line_and_cut_short() -> None:
+    document = PLAIN.to_json()
+    document["consumers"][0]["why"] = "a\x1b[2J\n" + "b" * 1_000
+
+    found = parse(json.dumps(document).encode())
+
+    assert isinstance(found, Reading)
+    why = found.consumers[0].why
+    assert len(why) == 500
+    assert why.startswith("a [2J b")
+
+
+# A reading that is too large
+
+
+def _with_consumers(states: list[str]) -> Reading:
+    many = tuple(ConsumerReading(f"c{i}", "q", state, why="w" * 100) for i, state in enumerate(states))
+    return replace(PLAIN, consumers=many)
+
+
+def test_a_reading_that_fits_is_not_touched() -> None:
+    assert PLAIN.fitting() is PLAIN
+
+
+@pytest.mark.parametrize("count", [200, 1_000, 5_000])
+def test_a_reading_that_is_too_large_leaves_out_consumers_that_consume(count: int) -> None:
+    # given more consumers than fit, a few of which do not consume
+    reading = _with_consumers(["consuming"] * count + ["paused", "held", "down"])
+
+    # when it is made to fit
+    found = reading.fitting()
+
+    # then it does, says how many are missing, and has kept those of which there is something to say
+    assert len(found.body()) <= MAX_READING_BYTES
+    assert found.omitted == count + 3 - len(found.consumers) > 0
+    assert [one.state for one in found.consumers[:3]] == ["paused", "held", "down"]
+    assert len(found.body()) > MAX_READING_BYTES // 2
+    assert parse(found.body()) == found
+
+
+def test_a_reading_of_too_many_quotas_fits_all_the_same() -> None:
+    quotas = tuple(QuotaReading(f"q{i}", 1, 2, 3.0) for i in range(1_000))
+    reading = replace(PLAIN, quotas=quotas)
+
+    assert len(reading.fitting().body()) <= MAX_READING_BYTES
+
+
+# A host's numbers
+
+
+def _process(index: int, used: int, leased: int, at_s: float = 1_000.0, limit: int = 100, over: int = 0) -> Reading:
+    quota = QuotaReading(
+        "twitter", used, limit, 60.0, over=over, leased=leased, limits=(LimitReading(limit, 60.0, used + over),)
+    )
+    return replace(PLAIN, index=index, at_s=at_s, quotas=(quota,))
+
+
+@given(st.integers(0, 100), st.lists(st.integers(0, 20), min_size=1, max_size=4), st.randoms())
+def test_what_lies_unspent_in_any_process_is_not_used(spent: int, lefts: list[int], random: Any) -> None:
+    # given processes of one host: each takes what the others have leased for used
+    out = sum(lefts)
+    limit = spent + out + 7
+    processes = [_process(i, spent + out - left, left, limit=limit) for i, left in enumerate(lefts)]
+    random.shuffle(processes)
+
+    # when their numbers are put together
+    (found,) = host_quotas(processes)
+
+    # then only what is spent is used
+    assert (found.used, found.leased, found.over, found.limits[0].used) == (spent, out, 0, spent)
+
+
+def test_a_reading_of_another_moment_does_not_count() -> None:
+    # given a process that is gone: its lease is spent for the others
+    gone, lives = _process(0, 10, 20, at_s=990.0), _process(1, 50, 5, at_s=1_000.0)
+
+    assert host_quotas([gone, lives]) == lives.quotas
+    assert host_quotas([]) == ()
+
+
+def test_what_is_over_a_lowered_limit_is_told_apart() -> None:
+    # given a limit of 100 lowered to 10 when 40 were used, 6 of which another process has not spent
+    (found,) = host_quotas([_process(0, 10, 0, limit=10, over=30), _process(1, 10, 6, at_s=999.9, limit=10, over=24)])
+
+    assert (found.used, found.limit, found.over, found.leased) == (10, 10, 24, 6)
+    assert found.dry
+
+
+# Listening
+
+
+class _Raw:
+    def __init__(self) -> None:
+        self.acked: list[int] = []
+
+    def add_on_cancel_callback(self, callback: Any) -> None:
+        self.cancelled = callback
+
+    def basic_ack(self, tag: int, *, multiple: bool) -> None:
+        assert multiple
+        self.acked.append(tag)
+
+
+class _Heard:
+    """A listener, and a broker that is no more than its queue."""
+
+    def __init__(self) -> None:
+        self.raw = _Raw()
+        self.closed: asyncio.Future[ChannelLost] = asyncio.get_running_loop().create_future()
+        self.listener = Listener(cast(Channel, SimpleNamespace(raw=self.raw, closed=self.closed, is_open=True)))
+        self.count = 0
+
+    def come(self, said: Reading | Goodbye | bytes, *, user: str | None = "worker", key: str = "") -> None:
+        self.count += 1
+        body = said if isinstance(said, bytes) else said.body()
+        key = key or ("host.web-1" if isinstance(said, bytes) else f"host.{said.host}")
+        method = SimpleNamespace(delivery_tag=self.count, routing_key=key)
+        self.listener.deliver(None, method, cast(Any, SimpleNamespace(user_id=user)), body)
+
+
+def _at(at_s: float, index: int = 0) -> Reading:
+    return _process(index, 1, 0, at_s=at_s)
+
+
+@scenario
+async def test_the_last_reading_of_each_process_is_kept() -> None:
+    heard = _Heard()
+
+    for reading in (_at(1.0), _at(2.0), _at(1.5, index=1)):
+        heard.come(reading)
+
+    assert [(one.reading.index, one.reading.at_s, one.user) for one in heard.listener.of("web-1")] == [
+        (0, 2.0, "worker"),
+        (1, 1.5, "worker"),
+    ]
+    assert heard.listener.of("web-2") == ()
+
+
+@scenario
+async def test_unsigned_forged_and_malformed_readings_are_ignored_and_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard = _Heard()
+
+    for _ in range(3):
+        heard.come(_at(1.0), user=None)
+        heard.come(_at(1.0), key="host.web-2")
+        heard.come(b"{")
+
+    assert heard.listener.heard == {}
+    assert list(heard.listener.ignored.values()) == [3, 3, 3]
+    assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
+        "a reading is ignored: nobody's: it has no user_id",
+        "a reading is ignored: its routing key is not its host's",
+        "a reading is ignored: not JSON: Expecting property name enclosed in double quotes at column 2",
+    ]
+
+
+@scenario
+async def test_reasons_to_ignore_a_reading_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    heard = _Heard()
+
+    for column in range(2 * MAX_REASONS):
+        heard.come(b" " * column + b"{")
+
+    assert len(heard.listener.ignored) == MAX_REASONS + 1
+    assert sum(heard.listener.ignored.values()) == 2 * MAX_REASONS
+    assert len(caplog.records) == MAX_REASONS + 1
+
+
+@scenario
+async def test_a_goodbye_holds_until_a_later_reading() -> None:
+    heard = _Heard()
+    heard.come(_at(1.0))
+    heard.come(Goodbye(2.0, "web-1", 0))
+    assert heard.listener.said_goodbye("web-1", 0) == Goodbye(2.0, "web-1", 0, "worker")
+    assert heard.listener.said_goodbye("web-1", 1) is None
+
+    # One that was on its way: the host's own clock says so.
+    heard.come(_at(1.9))
+    assert heard.listener.said_goodbye("web-1", 0)
+
+    heard.come(_at(3.0))
+    assert heard.listener.said_goodbye("web-1", 0) is None
+
+    heard.come(Goodbye(4.0, "web-1"))
+    of_all = Goodbye(4.0, "web-1", None, "worker")
+    assert heard.listener.said_goodbye("web-1", 0) == heard.listener.said_goodbye("web-1", 7) == of_all
+    heard.come(_at(5.0, index=7))
+    assert heard.listener.said_goodbye("web-1", 7) is None
+
+
+@scenario
+async def test_what_comes_is_acknowledged_as_it_comes() -> None:
+    heard = _Heard()
+
+    for _ in range(250):
+        heard.come(_at(1.0))
+
+    assert heard.raw.acked == [100, 200]
+
+
+@scenario
+async def test_waiting_ends_with_what_is_waited_for_with_the_time_and_with_the_channel() -> None:
+    heard = _Heard()
+    listener = heard.listener
+
+    asyncio.get_running_loop().call_soon(heard.come, _at(1.0))
+    assert await listener.until(lambda: bool(listener.heard), math.inf)
+
+    assert not await listener.until(lambda: len(listener.heard) > 1, 0.01)
+
+    asyncio.get_running_loop().call_soon(heard.closed.set_result, ChannelLost(320, "gone"))
+    assert not await listener.until(lambda: len(listener.heard) > 1, 60.0)
+    assert listener.lost.result().text == "gone"
+
+
+# The page
+
+
+def test_the_samples_of_the_page_are_what_is_sent() -> None:
+    # given the samples of docs/telemetry.md
+    page = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    reading, goodbye, entry = (block.encode() for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+
+    # then they are read, and a reading written by us has the same fields
+    found = parse(reading)
+    assert isinstance(found, Reading)
+    assert json.loads(found.body()) == json.loads(reading)
+    assert isinstance(parse(goodbye), Goodbye)
+    assert isinstance(parse_entry(entry), HostReading)
+    for name in json.loads(reading):
+        assert f"`{name}`" in page or name == "v"

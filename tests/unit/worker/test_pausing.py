@@ -1,0 +1,342 @@
+"""A pause of one subscription: what it keeps from starting, and when it counts as complete. No broker."""
+
+from __future__ import annotations
+
+import asyncio
+import dis
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from qctl.broker.message import Properties
+from qctl.control.desired import Pause
+from qctl.control.target import Target
+from qctl.inventory.model import Consumer, PythonHandler, RetryPolicy
+from qctl.quota import Leases
+from qctl.worker import execute
+from qctl.worker.consumer import LiveConsumer
+from qctl.worker.execute import Delivery, Executor, Rules, Settled
+from qctl.worker.handlers.python import of
+from qctl.worker.inside import is_inside
+from qctl.worker.outcome import ACK
+from qctl.worker.state import State
+from qctl.worker.task import Task
+from tests.fleet import wait_until
+
+WORK, OWN = "work", "work@web-1"
+
+
+def pause(**changes: Any) -> Pause:
+    fields = {"claimed_by": None, "at": "", "reason": None, "until_s": None, "target": Target(host="web-1")}
+    return Pause(**{"id": "1", "user": "ops", **fields, **changes})
+
+
+class Place:
+    """In place of a subscription."""
+
+    scattered = cancelling = False
+    is_open = True
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.back: list[int] = []
+        self.channel = SimpleNamespace(connection=SimpleNamespace(heartbeat_s=10, silent_s=lambda: 0.0))
+
+    def give_back(self, tags: list[int]) -> None:
+        self.back += tags
+
+    def ack(self, tags: list[int]) -> None:
+        """Nobody looks."""
+
+
+class Slots:
+    """In place of the executor: whatever is handed in waits."""
+
+    active = waiting = 0
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self.starting: list[Delivery] = []
+
+    def expire(self) -> float:
+        return 0.0
+
+    def put(self, delivery: Delivery) -> None:
+        self.deliveries.append(delivery)
+
+    def take_back(self, which: Callable[[Delivery], bool] = lambda _: True) -> list[Delivery]:
+        found = [one for one in self.deliveries if which(one)]
+        self.deliveries = [one for one in self.deliveries if not which(one)]
+        return found
+
+    def is_starting(self, which: Callable[[Delivery], bool]) -> bool:
+        return any(map(which, self.starting))
+
+
+class Scene:
+    """A consumer with a directed queue, both subscribed as far as it can tell."""
+
+    def __init__(self) -> None:
+        self.live = LiveConsumer(
+            address="web-1/calls",
+            host="web-1",
+            queues={WORK: "tag", OWN: "tag/directed"},
+            work_queue=WORK,
+            declarations=(),
+            persistent=True,
+            ladder_s=(1.0,),
+            concurrency=1,
+            flush_soon=lambda: None,
+            publisher=lambda: None,
+        )
+        self.slots = Slots()
+        self.live.executor = cast(Any, self.slots)
+        self.live._deaf = False
+        for keeper in self.live._keepers.values():
+            keeper.served = True
+        self.places = {queue: Place(queue) for queue in (WORK, OWN)}
+
+    def deliver(self, queue: str) -> Delivery:
+        self.live.deliver(cast(Any, self.places[queue]), 1, False, Properties(message_id="a"), b"{}")
+        return self.slots.deliveries[-1]
+
+    def states(self) -> list[State]:
+        return [state for _, _, state in self.live.subscriptions()]
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_given_a_pause_of_one_queue_then_nothing_of_it_starts_and_the_other_goes_on(scene: Scene) -> None:
+    taken, other, waiting = scene.deliver(WORK), scene.deliver(OWN), scene.deliver(WORK)
+    scene.slots.deliveries.remove(taken)
+
+    scene.live.pause({WORK: (pause(),), OWN: ()})
+
+    # Then what a slot has taken may not start, what waits is given back, and what comes goes back
+    assert scene.live.may_start(taken) is False
+    assert scene.slots.deliveries == [other]
+    assert scene.places[WORK].back == [waiting.tag]
+    scene.live.deliver(cast(Any, scene.places[WORK]), 2, False, Properties(), b"")
+    assert scene.places[WORK].back == [waiting.tag, 2]
+    # and the other queue is as it was
+    assert scene.live.may_start(other) is True
+    assert scene.places[OWN].back == []
+    assert scene.states() == [State.PAUSED, State.CONSUMING]
+    assert scene.live.state is State.PAUSED
+    # until it is resumed
+    scene.live.pause({WORK: (), OWN: ()})
+    assert scene.live.may_start(taken) is True
+
+
+def test_of_what_keeps_a_consumer_from_consuming_the_first_shows_and_each_ends_alone(scene: Scene) -> None:
+    both = {WORK: (pause(reason="deploy"),), OWN: (pause(reason="deploy"),)}
+    scene.live.hold("quota", "quota api")
+    assert (scene.live.state, scene.live.why) == (State.HELD, "quota api")
+
+    # When it is paused while it is held, and the hold ends
+    scene.live.pause(both)
+    assert (scene.live.state, scene.live.why) == (State.PAUSED, "web-1, by ops: deploy")
+    scene.live.release("quota")
+    # Then it stays paused
+    assert scene.live.state is State.PAUSED
+    assert not scene.live.wants(WORK)
+
+    # When it is held while it is paused, and resumed
+    scene.live.hold("quota", "quota api")
+    scene.live.pause({})
+    # Then it is held
+    assert scene.live.state is State.HELD
+    assert not scene.live.wants(WORK)
+    scene.live.release("quota")
+    assert scene.live.state is State.CONSUMING
+
+    # When it drains, or hears no more what is commanded, that shows first
+    scene.live.pause(both)
+    scene.live.drain()
+    assert scene.live.state is State.DRAINING
+    scene.live.stop_hearing("the control log is gone")
+    assert (scene.live.state, scene.live.why) == (State.DOWN, "the control log is gone")
+
+
+def test_given_a_process_that_does_not_hear_what_is_commanded_then_nothing_starts(scene: Scene) -> None:
+    taken = scene.deliver(WORK)
+    assert scene.live.may_start(taken) is True
+
+    scene.live.stop_hearing("the control log is gone")
+
+    assert scene.live.may_start(taken) is False
+    assert not scene.live.wants(WORK)
+    assert scene.places[WORK].back == [taken.tag]
+
+
+def test_a_pause_is_complete_when_its_tag_is_cancelled_and_nothing_of_it_can_start(scene: Scene) -> None:
+    async def scenario() -> None:
+        keeper = scene.live._keepers[WORK]
+        keeper.subscribed = True
+        other, taken = scene.deliver(OWN), scene.deliver(WORK)
+        scene.live.pause({WORK: (pause(),)})
+        complete = asyncio.create_task(scene.live.paused([WORK]))
+
+        async def is_waiting() -> bool:
+            await asyncio.wait({complete}, timeout=0.06)
+            return not complete.done()
+
+        # While the tag is there, and then while something of it may be about to start, it is not
+        assert await is_waiting()
+        scene.slots.starting = [other, taken]
+        keeper.subscribed = False
+        assert await is_waiting()
+        # Then it is, whatever starts of the other queue
+        scene.slots.starting = [other]
+        await asyncio.wait_for(complete, 5)
+
+        # and when it is resumed meanwhile there is nothing to wait for
+        scene.slots.starting = [taken]
+        again = asyncio.create_task(scene.live.paused([WORK]))
+        await asyncio.wait({again}, timeout=0.06)
+        assert not again.done()
+        scene.live.pause({})
+        await asyncio.wait_for(again, 5)
+
+    asyncio.run(scenario())
+
+
+def test_a_pause_sends_the_cancel_in_the_same_turn_of_the_loop_and_of_its_queue_alone(scene: Scene) -> None:
+    asked: list[str] = []
+    for queue, keeper in scene.live._keepers.items():
+        subscription = SimpleNamespace(
+            gave_back=False, scattered=False, prefetch=scene.live.prefetch, ask_cancel=lambda it=queue: asked.append(it)
+        )
+        keeper._consuming = cast(Any, subscription)
+
+    scene.live.pause({WORK: (pause(),)})
+
+    assert asked == [WORK]
+
+
+def test_a_row_says_what_runs_of_its_queue_and_what_was_given_back(scene: Scene) -> None:
+    running, done = scene.deliver(WORK), scene.deliver(WORK)
+    scene.slots.deliveries.clear()
+    scene.deliver(WORK)
+    assert scene.live.may_start(running)
+    assert scene.live.may_start(done)
+    scene.live.on_settled(Settled(done, ACK, run_s=1.0))
+    keeper = scene.live._keepers[WORK]
+
+    scene.live.pause({WORK: (pause(),)})
+    keeper.cancelled_at_s = 12.5
+
+    row, other = scene.live.rows()
+    assert (row.tag, row.state, row.cancelled_at_s, row.running, row.given_back) == ("tag", State.PAUSED, 12.5, 1, 1)
+    assert (other.tag, other.state, other.running, other.given_back) == ("tag/directed", State.CONSUMING, 0, 0)
+
+
+# The gap between the look and the handler
+
+
+class Gate:
+    """Where a thread says that it has come, and waits to be let on."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        assert self.opened.wait(20)
+
+
+@pytest.fixture
+def leases(tmp_path: Path) -> Iterator[Leases]:
+    running = Leases.open(tmp_path / "web-1", ())
+    yield running
+    running.close()
+
+
+def executor_of(leases: Leases, function: Callable[[Task], Any]) -> tuple[Executor, list[Settled]]:
+    consumer = Consumer("calls", "calls", PythonHandler("nobody:nothing", {}), {}, concurrency=1, retry=RetryPolicy())
+    rules = Rules("web-1", consumer, {}, (1.0,), 1000, lambda: pytest.fail("nothing is enqueued"))
+    left: list[Settled] = []
+    priced = leases.register("calls", {})
+    executor = Executor(rules, of(function), leases, priced, left.append, lambda _: True)
+    return executor, left
+
+
+def json_delivery() -> Delivery:
+    return Delivery(cast(Any, None), 1, False, Properties(content_type="application/json"), b"{}", 0.0)
+
+
+def test_a_task_is_starting_from_before_it_is_looked_whether_it_may_until_it_is_inside_its_handler(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given three places on the way to the handler where a thread may be kept for long, and the handler
+    looking, parsing, handling = Gate(), Gate(), Gate()
+    executor, left = executor_of(leases, lambda _: handling.pass_through())
+    monkeypatch.setattr(executor, "_may_start", lambda _: looking.pass_through() or True)
+    monkeypatch.setattr(Task, "payload", property(lambda _: parsing.pass_through()))
+    one = json_delivery()
+    thread = threading.Thread(target=executor.work, args=(one,), daemon=True)
+    assert not executor.is_starting(lambda _: True)
+    thread.start()
+
+    # Then it is starting at each of them
+    for gate in (looking, parsing):
+        assert gate.reached.wait(5)
+        assert executor.is_starting(lambda it: it is one)
+        assert not executor.is_starting(lambda it: it is not one)
+        gate.opened.set()
+    # and no longer once the handler has begun, which may take as long as it likes
+    assert handling.reached.wait(5)
+    assert not executor.is_starting(lambda _: True)
+    assert executor.active == 1
+    # unless its thread cannot be seen to be there
+    with monkeypatch.context() as patched:
+        patched.setattr(execute, "is_inside", lambda ident: ident != thread.ident)
+        assert executor.is_starting(lambda it: it is one)
+        assert not executor.is_starting(lambda it: it is not one)
+    handling.opened.set()
+    thread.join(5)
+    assert executor.active == 0
+    assert len(left) == 1
+
+
+def test_a_thread_on_its_way_to_the_handler_is_not_inside() -> None:
+    # Given a function of the module that runs tasks, and one of a handler, each about to wait in C
+    source = "def stand(lock):\n    with lock:\n        pass\n"
+    for module, inside in (("qctl.worker.execute", False), ("qctl.worker.handlers.python", False), ("theirs", True)):
+        found: dict[str, Any] = {"__name__": module}
+        exec(source, found)  # noqa: S102
+        lock = threading.Lock()
+        with lock:
+            thread = threading.Thread(target=found["stand"], args=(lock,), daemon=True)
+            thread.start()
+            wait_until("it stands there", lambda: _top(thread) == "stand")  # noqa: B023
+            wait_until("it waits", lambda: is_inside(cast(int, thread.ident)) is inside)  # noqa: B023
+            assert is_inside(cast(int, thread.ident)) is inside
+        thread.join(5)
+        assert is_inside(cast(int, thread.ident))
+
+
+def _top(thread: threading.Thread) -> str:
+    frame = sys._current_frames().get(cast(int, thread.ident))
+    return frame.f_code.co_name if frame else ""
+
+
+def test_a_function_that_is_called_and_has_not_begun_is_not_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    def handler(task: object) -> object:
+        return lambda: task  # a variable of a closure, so that its first instruction is not where it begins
+
+    def frame(at: int) -> Any:
+        return SimpleNamespace(f_globals={"__name__": "theirs"}, f_code=handler.__code__, f_lasti=at)
+
+    places = {one.opname: one.offset for one in dis.get_instructions(handler)}
+    for at, inside in ((places["RESUME"] - 2, False), (places["RESUME"], False), (places["RESUME"] + 2, True)):
+        monkeypatch.setattr(sys, "_current_frames", lambda at=at: {7: frame(at)})
+        assert is_inside(7) is inside
