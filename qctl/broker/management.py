@@ -319,3 +319,21 @@ def _rate(stats: Mapping[str, Any], name: str) -> float | None:
     details = stats.get(f"{name}_details")
     rate = details.get("rate") if isinstance(details, dict) else None
     return float(rate) if isinstance(rate, int | float) and not isinstance(rate, bool) and rate >= 0 else None
+
+
+def hosts(api: Api) -> frozenset[str]:
+    """The hosts of which the broker lists a connection. Blocks; raises as Management does."""
+    asked = Management(api)
+    try:
+        return frozenset(one.host for one in asked.connections() if one.host and one.vhost == api.vhost)
+    finally:
+        asked.close()
+
+
+def tags(api: Api) -> frozenset[str]:
+    """The consumer tags that the broker lists. Blocks; raises as Management does."""
+    asked = Management(api)
+    try:
+        return frozenset(one.tag for one in asked.consumers())
+    finally:
+        asked.close()

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 MAX_LISTED = 20
 
 
-def confirm(inventory: Inventory, *, what: str, typed: str, names: Sequence[str], more: str = "") -> None:
+def confirm(
+    inventory: Inventory, *, what: str, typed: str, names: Sequence[str], more: str = "", question: str = "Do it?"
+) -> None:
     """Ask on the terminal whether to do `what`, which concerns `names` and `more`.
 
     In production `typed` has to be typed. Raises UsageError where nobody can be asked, click.Abort for a no.
@@ -37,5 +39,5 @@ def confirm(inventory: Inventory, *, what: str, typed: str, names: Sequence[str]
         answer = click.prompt(f"This is production. Type {typed} to go on", default="", err=True, show_default=False)
         if answer.strip() != typed:
             raise click.Abort
-    elif not click.confirm("Do it?", default=False, err=True):
+    elif not click.confirm(question, default=False, err=True):
         raise click.Abort

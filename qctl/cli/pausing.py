@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qctl.cli import completion, quiet, render
+from qctl.cli.confirm import confirm
+from qctl.cli.ending import ends_at_s
 from qctl.cli.options import Duration, Settings, pass_settings
 from qctl.cli.render import Column
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from qctl.ops.targets import Selection
 
 DEFAULT_TIMEOUT_S = 5.0
-#: Consumers that a question lists; the others are counted.
-MAX_LISTED = 20
 #: Characters of a reason.
 MAX_REASON_CHARS = 500
 
@@ -78,7 +78,7 @@ def pause(settings: Settings, /, duration: float | None, until: str | None, wait
     Options narrow the targets. It holds over crashes, restarts and reboots. Exit 0: all that is alive has proven it;
     3: a part has not, and the rows say which; 1: nothing is proven; 75: the broker is blocked, nothing was given.
     """
-    return _carry_out(settings, "pause", until_s=_until(duration, until), wait=wait, **options)
+    return _carry_out(settings, "pause", until_s=ends_at_s(duration, until), wait=wait, **options)
 
 
 @click.command()
@@ -141,26 +141,6 @@ def _carry_out(
     return _run(settings, inventory, wanted, timeout_s=timeout, wait_s=wait_s)
 
 
-def _until(duration: float | None, until: str | None) -> float | None:
-    """When it ends, wall clock."""
-    import time
-
-    if duration is not None and until is not None:
-        raise click.UsageError("give --for or --until, not both")
-    if duration is not None:
-        if duration <= 0:
-            raise click.UsageError("--for needs a duration above 0")
-        return time.time() + duration
-    if until is None:
-        return None
-    from qctl.ops.until import parse_until
-
-    try:
-        return parse_until(until, time.time()).timestamp()
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--until") from None
-
-
 def _check_local(selection: Selection) -> None:
     """One event for one host by its name: that is all that a host may command itself."""
     if len(selection.targets) != 1 or selection.targets[0].host not in selection.hosts:
@@ -168,32 +148,17 @@ def _check_local(selection: Selection) -> None:
 
 
 def _confirm(inventory: Inventory, verb: str, selection: Selection, until_s: float | None, *, yes: bool) -> None:
-    """Ask where more than one consumer is concerned. Raises UsageError when nobody can be asked."""
-    from qctl.errors import UsageError
-
+    """Ask where more than one consumer is concerned. Raises as `confirm` does."""
     if yes or len(selection.pairs) <= 1:
         return
-    if not sys.stdin or not sys.stdin.isatty():
-        raise UsageError(
-            f"this concerns {len(selection.pairs)} consumers, and there is no terminal to ask on",
-            hint="--yes answers; --dry-run shows which.",
-        )
-    names = [f"{host}/{consumer}" for host, consumer in selection.pairs]
-    render.note(f"{verb} {_concerning(selection)}{_ending(until_s)}:")
-    for name in names[:MAX_LISTED]:
-        render.note(f"  {name}")
-    if len(names) > MAX_LISTED:
-        render.note(f"  and {len(names) - MAX_LISTED} more")
-    if selection.anywhere:
-        render.note("  and on every other host that the target matches, also later")
-    if inventory.environment == "production":
-        typed = click.prompt(
-            f"This is production. Type {selection.shown} to {verb}", default="", err=True, show_default=False
-        )
-        if typed.strip() != selection.shown:
-            raise click.Abort
-    elif not click.confirm(f"{verb.capitalize()} them?", default=False, err=True):
-        raise click.Abort
+    confirm(
+        inventory,
+        what=f"{verb} {_concerning(selection)}{_ending(until_s)}",
+        typed=selection.shown,
+        names=[f"{host}/{consumer}" for host, consumer in selection.pairs],
+        more="and on every other host that the target matches, also later" if selection.anywhere else "",
+        question=f"{verb.capitalize()} them?",
+    )
 
 
 def _run(settings: Settings, inventory: Inventory, wanted: Order, *, timeout_s: float, wait_s: float | None) -> int:

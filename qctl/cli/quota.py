@@ -9,6 +9,7 @@ import click
 
 from qctl.cli import completion, quiet, render
 from qctl.cli.confirm import confirm
+from qctl.cli.ending import ends_at_s
 from qctl.cli.options import Duration, Settings, pass_settings
 from qctl.cli.render import Column
 
@@ -105,9 +106,7 @@ def set_(
     once, also what is leased already. Exit 0: all that is alive has proven it; 3: a part has not; 1: nothing is proven;
     75: the broker is blocked, nothing was given.
     """
-    from qctl.cli.pausing import _until
-
-    return _change(settings, "quota.set", named, rates=rates, until_s=_until(duration, until), **options)
+    return _change(settings, "quota.set", named, rates=rates, until_s=ends_at_s(duration, until), **options)
 
 
 @quota.command()

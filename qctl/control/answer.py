@@ -64,7 +64,10 @@ class QuotaRow:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One process's answer to the event `id`. refused: why it does not obey, "" when it does."""
+    """One process's answer to the event `id`. refused: why it does not obey, "" when it does.
+
+    user: who sent it, verified by the broker; "" where it came another way.
+    """
 
     id: str
     host: str
@@ -73,6 +76,7 @@ class Answer:
     rows: tuple[Row, ...] = ()
     quotas: tuple[QuotaRow, ...] = ()
     refused: str = ""
+    user: str = ""
 
 
 def parse_answer(body: bytes) -> Answer:

@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 
 #: Supervisors are asked again so often while something is unknown: a process may have ended meanwhile.
 ASK_AGAIN_S = 1.0
-#: Answers that the broker keeps for us, and processes and hosts that are kept in mind.
+#: Answers that the broker keeps for us, questions that are remembered, and processes and hosts that are kept in mind.
 MAX_QUEUED = 20_000
+MAX_QUESTIONS = 100_000
 MAX_PROCESSES = 20_000
 MAX_HOSTS = 10_000
 
@@ -63,6 +64,9 @@ class Asking:
         self._queue = queue
         self._publisher = publisher
         self._questions: Publisher | None = None
+        self._asked: dict[str, str] = {}
+        self._answers: dict[str, dict[tuple[int, int], tuple[answer.Answer, ...]]] = {}
+        self._supervisors: dict[str, str] = {}
         self._commands: dict[str, Command] = {}
         self._tail: Tail | None = None
         self._listed: frozenset[str] | None = None
@@ -164,7 +168,11 @@ class Asking:
         for host in hosts:
             if not self._questions.room:
                 break  # the rest next time
-            properties = Properties(message_id=secrets.token_hex(8), reply_to=self._queue)
+            if len(self._asked) >= MAX_QUESTIONS:
+                self._asked.clear()  # they are old
+            question = secrets.token_hex(16)
+            self._asked[question] = host
+            properties = Properties(message_id=question, correlation_id=question, reply_to=self._queue)
             try:
                 self._questions.send(
                     Outgoing("", host_queue(host), b"", properties), partial(self._on_question_fate, host)
@@ -185,18 +193,43 @@ class Asking:
         if text(method.exchange) == topology.REPLIES:
             self._on_answer(text(properties.user_id), body)
         elif (found := host_answer.parse_answer(body)) is not None:
-            heartbeat_s = float(found.heartbeat_s)
-            self._change(found.host, supervisor=Supervisor.ANSWERS, looks=found.processes, heartbeat_s=heartbeat_s)
+            self._on_supervisor(text(properties.correlation_id), text(properties.user_id), found)
+
+    def _on_supervisor(self, question: str, user: str, found: host_answer.HostAnswer) -> None:
+        """Only who holds the host's exclusive queue has seen the question; its broker user is that of its processes."""
+        if self._asked.get(question) != found.host or not user:
+            self._say_odd("not by who was asked")
+            return
+        self._supervisors[found.host] = user
+        self._change(
+            found.host,
+            supervisor=Supervisor.ANSWERS,
+            looks=found.processes,
+            heartbeat_s=float(found.heartbeat_s),
+            answers=self._believed(found.host),
+        )
 
     def _on_answer(self, user: str, body: bytes) -> None:
         try:
             if not user:
                 raise ValueError("nobody's: it has no user_id")
-            self.add(answer.parse_answer(body))
+            self.add(replace(answer.parse_answer(body), user=user))
         except ValueError as error:
-            if not self._is_odd_told:
-                log.warning("an answer is ignored: %s", error)
-            self._is_odd_told = True
+            self._say_odd(str(error))
+
+    def _say_odd(self, why: str) -> None:
+        if not self._is_odd_told:
+            log.warning("an answer is ignored: %s", why)
+        self._is_odd_told = True
+
+    def _believed(self, host: str) -> dict[tuple[int, int], tuple[answer.Answer, ...]]:
+        """The answers of a host's processes. Who reads the log may write some too; the supervisor tells them apart."""
+        user = self._supervisors.get(host)
+        kept = {
+            key: tuple(one for one in its if user in (None, one.user))
+            for key, its in self._answers.get(host, {}).items()
+        }
+        return {key: its for key, its in kept.items() if its}
 
     def add(self, found: answer.Answer) -> None:
         """Take in the answer of a process."""
@@ -204,12 +237,15 @@ class Asking:
         if command is None or not command.target.might_match_host(found.host):
             return
         is_new = found.host not in self.evidence
-        known = self.evidence.get(found.host, HostEvidence()).answers
+        if is_new and len(self.evidence) >= MAX_HOSTS:
+            return
+        known = self._answers.setdefault(found.host, {})
         key = (found.index, found.pid)
         earlier = known.get(key, ())
-        if len(known) >= MAX_PROCESSES or any(one.id == found.id for one in earlier):
+        if len(known) >= MAX_PROCESSES or any((one.id, one.user) == (found.id, found.user) for one in earlier):
             return
-        self._change(found.host, answers={**known, key: (*earlier, found)})
+        known[key] = (*earlier, found)
+        self._change(found.host, answers=self._believed(found.host))
         if is_new:
             self._ask([found.host])
 

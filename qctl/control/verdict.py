@@ -125,7 +125,8 @@ def judge_process(
     | no           | any     | silent     | any                    | any              | any      | UNPROVEN |
     | no           | any     | nobody     | -                      | goodbye          | any      | DOWN     |
     | no           | any     | nobody     | -                      | silent           | yes      | UNPROVEN |
-    | no           | any     | nobody     | -                      | silent           | no, None | DOWN     |
+    | no           | any     | nobody     | -                      | silent           | no       | DOWN     |
+    | no           | any     | nobody     | -                      | silent           | unknown  | UNPROVEN |
     | no           | any     | nobody     | -                      | speaks, unknown  | any      | UNPROVEN |
 
     A process that is starting or disconnected says that it is connected before it says hello, and reads the log up to
@@ -146,6 +147,8 @@ def judge_process(
     if heard is Heard.SILENT:
         if listed:
             return Standing.UNPROVEN, "no supervisor answers, yet the broker lists a connection of the host"
+        if listed is None:
+            return Standing.UNPROVEN, "nothing is heard of the host; only the management API could tell that it is down"
         return Standing.DOWN, "nothing is heard of the host; it obeys when it starts"
     if heard is Heard.SPEAKS:
         return Standing.UNPROVEN, "no supervisor answers, yet the host was heard of within the last minute"
@@ -201,7 +204,7 @@ def _host(
 ) -> list[Verdict]:
     found: dict[str, Verdict] = {}
     until_s = confirmed_at_s + 2 * evidence.heartbeat_s
-    for (index, pid), look in _processes(evidence).items():
+    for (index, pid), look in processes(evidence).items():
         answers = evidence.answers.get((index, pid), ())
         refusals = sorted({answer.refused for answer in answers if answer.refused})
         standing, words = judge_process(
@@ -227,13 +230,13 @@ def _host(
         if evidence.supervisor is not Supervisor.ANSWERS:
             missing = None if is_open else _others(one, evidence, until_s)
         elif not rows:
-            missing = _not_run(one, until_s, runs=bool(_processes(evidence)))
+            missing = _not_run(one, until_s, runs=bool(processes(evidence)))
         if missing is not None:
             found.setdefault(missing.tag, missing)
     return sorted(found.values(), key=lambda row: row.tag)
 
 
-def _processes(evidence: HostEvidence) -> dict[tuple[int, int], ProcessState | None]:
+def processes(evidence: HostEvidence) -> dict[tuple[int, int], ProcessState | None]:
     """Index and pid of every process that is known of, with its state by its supervisor."""
     found: dict[tuple[int, int], ProcessState | None] = dict.fromkeys(evidence.answers)
     if evidence.supervisor is Supervisor.ANSWERS:

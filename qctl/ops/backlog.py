@@ -71,8 +71,8 @@ def _drained(name: str, takers: list[ConsumerRow]) -> float | None:
     """What the consumers finish in a second; None when one is not known, or takes from another queue as well."""
     total = 0.0
     for row in takers:
-        if row.state is State.DOWN:
-            continue
+        if row.state is not State.UNKNOWN and not row.counts.get(State.CONSUMING):
+            continue  # its rate is of what ran until lately
         if row.state is State.UNKNOWN or row.rate_per_s is None or row.queue != name:
             return None
         total += row.rate_per_s

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -23,6 +21,7 @@ from qctl.control.host_answer import ProcessState
 from qctl.control.verdict import Expected, HostEvidence, Standing, Supervisor, Verdict, judge
 from qctl.errors import BrokerRefused, BrokerUnreachable, Exit, QctlError, TopologyMismatch
 from qctl.inventory.model import Inventory
+from qctl.ops.claim import claim
 from qctl.ops.targets import Selection
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ BEYOND_TIMEOUT_S = 60.0
 PROGRESS_EVERY_S = 0.2
 #: Names in a sentence about what is awaited.
 LISTED_NAMES = 5
-MAX_CLAIM_CHARS = 200
 NOTHING = HostEvidence()
 
 
@@ -83,11 +81,7 @@ class Report:
 
 def order(verb: Verb, selection: Selection, *, reason: str | None, until_s: float | None) -> Order:
     """An order of whoever runs this program."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # an account without a name, as in some containers
-        user = "?"
-    return Order(verb, selection, reason, until_s, f"{user}@{socket.gethostname()}"[:MAX_CLAIM_CHARS])
+    return Order(verb, selection, reason, until_s, claim())
 
 
 def check_operator(inventory: Inventory, username: str) -> None:
@@ -186,7 +180,7 @@ class Pausing:
             self._waits_for = f"waiting for {_listed(dict.fromkeys(row.tag for row in missing))}"
             return not missing
 
-        listed = None if api is None else lambda: management.in_thread(lambda: _hosts(api), timeout_s=API_S)
+        listed = None if api is None else lambda: management.in_thread(lambda: management.hosts(api), timeout_s=API_S)
         await found.gather(selection.hosts, is_known, timeout_s=timeout_s, listed=listed, anywhere=selection.anywhere)
         if api is not None and self._order.verb is Verb.PAUSE and found.confirmed_at_s is not None:
             self._waits_for = "checking with the broker's list of consumers"
@@ -221,7 +215,7 @@ class Pausing:
         proven = {row.tag for row in self.report.rows if row.standing is Standing.PROVEN}
         while proven:
             try:
-                still = proven & await management.in_thread(lambda: _tags(api), timeout_s=API_S)
+                still = proven & await management.in_thread(lambda: management.tags(api), timeout_s=API_S)
             except QctlError as error:
                 self._note(f"not checked with the broker's list of consumers: {error.message}")
                 return
@@ -306,6 +300,10 @@ def run_locally(wanted: Order, state_directory: Path, *, timeout_s: float) -> Re
         if answer.id == command.id:
             answers[answer.index, answer.pid] = (answer,)
     looks = given.before if given.after is None else given.after
+    # Nothing of it may stand in the log yet, so a process that is about to read that need not know of it.
+    looks = tuple(
+        look if look.state is ProcessState.ENDED else replace(look, state=ProcessState.CONNECTED) for look in looks
+    )
     evidence = HostEvidence(Supervisor.ANSWERS, looks, answers=answers)
     rows = judge(
         wanted.verb, wanted.selection.targets, wanted.selection.expected, {host: evidence}, confirmed_at_s=at_s
@@ -332,22 +330,6 @@ def _index(tag: str) -> int:
     """The process of a consumer tag; -1, which none has, for what is no tag of qctl's."""
     number = tag.split("/")[3:4]
     return int(number[0]) if number and number[0].isdecimal() else -1
-
-
-def _hosts(api: management.Api) -> frozenset[str]:
-    asked = management.Management(api)
-    try:
-        return frozenset(one.host for one in asked.connections() if one.host and one.vhost == api.vhost)
-    finally:
-        asked.close()
-
-
-def _tags(api: management.Api) -> set[str]:
-    asked = management.Management(api)
-    try:
-        return {one.tag for one in asked.consumers()}
-    finally:
-        asked.close()
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from qctl.broker import management
 from qctl.broker.connect import Login, connect_within
@@ -16,7 +17,7 @@ from qctl.control.asking import Asking, asking
 from qctl.control.event import MAX_RATES, Command, Verb
 from qctl.control.host_answer import ProcessState
 from qctl.control.target import WILDCARD, Scope, Target, is_literal, pattern
-from qctl.control.verdict import HostEvidence, Standing, Supervisor, judge_process
+from qctl.control.verdict import HostEvidence, Standing, Supervisor, judge_process, processes
 from qctl.errors import Exit, UnknownName, UsageError
 from qctl.inventory.model import Inventory
 from qctl.inventory.nearest import did_you_mean
@@ -125,7 +126,9 @@ class Setting:
             async with asking(connection) as found:
                 self._asking = found
                 await found.give([self._command])
-                listed = None if api is None else lambda: management.in_thread(lambda: _hosts(api), timeout_s=API_S)
+                listed = None
+                if api is not None:
+                    listed = partial(management.in_thread, partial(management.hosts, api), timeout_s=API_S)
                 await found.gather(
                     selection.hosts,
                     lambda: all(row.standing is not Standing.UNPROVEN for row in self._verdicts(found)),
@@ -138,15 +141,6 @@ class Setting:
             if connection.blocked:
                 connection.abort("the broker reads nothing at present")
             await asyncio.shield(connection.close())
-
-
-def _hosts(api: management.Api) -> frozenset[str]:
-    """The hosts of which the broker lists a connection."""
-    asked = management.Management(api)
-    try:
-        return frozenset(one.host for one in asked.connections() if one.host and one.vhost == api.vhost)
-    finally:
-        asked.close()
 
 
 def select(inventory: Inventory, named: str) -> Selection:
@@ -230,8 +224,8 @@ def _judge(host: str, quota: str, rates: tuple[str, ...], evidence: HostEvidence
     found: list[tuple[Standing, str]] = []
     limits: dict[str, None] = {}
     override = False
-    processes = _processes(evidence)
-    for key, state in processes.items():
+    known = processes(evidence)
+    for key, state in known.items():
         answers = evidence.answers.get(key, ())
         refused = "; ".join(dict.fromkeys(one.refused for one in answers if one.refused))
         standing, words = _process(evidence, len(answers), state, refused=refused)
@@ -247,7 +241,7 @@ def _judge(host: str, quota: str, rates: tuple[str, ...], evidence: HostEvidence
         if evidence.answers:
             standing, words = Standing.UNPROVEN, "no supervisor says how many processes the host has"
         found.append((standing, words))
-    elif not processes:
+    elif not known:
         found.append((Standing.DOWN, "the host has no process now; the next one obeys when it starts"))
     standing, words = max(found, key=lambda each: _DOUBT.index(each[0]))
     return Verdict(host, quota, standing, words, tuple(limits), override, len(evidence.answers))
@@ -264,15 +258,6 @@ def _process(evidence: HostEvidence, answers: int, state: ProcessState | None, *
         listed=evidence.listed,
     )
     return standing, words or refused
-
-
-def _processes(evidence: HostEvidence) -> dict[tuple[int, int], ProcessState | None]:
-    """Index and pid of every process that is known of, with its state by its supervisor."""
-    found: dict[tuple[int, int], ProcessState | None] = dict.fromkeys((*evidence.answers, *evidence.spoke))
-    if evidence.supervisor is Supervisor.ANSWERS:
-        found = dict.fromkeys(evidence.answers)
-        found.update({(look.index, look.pid): look.state for look in evidence.looks})
-    return found
 
 
 def _same(told: Iterable[str], wanted: Iterable[str]) -> bool:

@@ -89,11 +89,14 @@ class ScriptedHost:
         if self.answers_questions:
             looks = tuple(ProcessLook(one.index, one.pid, one.state, "now") for one in self.processes)
             answer = HostAnswer(self.name, "machine", 1, "now", "run", 10, looks)
-            self._send("", text(properties.reply_to), answer.body(), None)
+            self._send("", text(properties.reply_to), answer.body(), None, question=properties.correlation_id)
 
-    def _send(self, exchange: str, key: str, body: bytes, process: Process | None) -> None:
+    def _send(
+        self, exchange: str, key: str, body: bytes, process: Process | None, *, question: str | None = None
+    ) -> None:
         assert self.publisher is not None
-        properties = pika.BasicProperties(user_id=self.username if process is None or process.signed else None)
+        user = self.username if process is None or process.signed else None
+        properties = pika.BasicProperties(user_id=user, correlation_id=question)
         self.publisher.send(Outgoing(exchange, key, body, properties), _forget)
 
 
@@ -102,15 +105,17 @@ def _forget(_fate: Published) -> None:
 
 
 @asynccontextmanager
-async def scripted(vhost: Vhost, *hosts: ScriptedHost, supervised: bool = True) -> AsyncIterator[Connection]:
+async def scripted(
+    vhost: Vhost, *hosts: ScriptedHost, supervised: bool = True, **user: str
+) -> AsyncIterator[Connection]:
     """The hosts live inside the block, all on one connection; supervised: they have the queues of supervisors."""
-    async with connected(vhost) as connection:
+    async with connected(vhost, **user) as connection:
         await topology.ensure(connection, (*topology.control_log(), *topology.replies()))
         publisher = await Publisher.open(connection)
         for host in hosts:
             host.publisher, host.username = publisher, connection.username
             channel = await connection.channel()
-            await _subscribe(channel, f"test.{host.name}", host.on_command, bind=topology.CONTROL)
+            await _subscribe(channel, f"test.{host.name}.{connection.username}", host.on_command, bind=topology.CONTROL)
             if supervised:
                 await _subscribe(channel, host_queue(host.name), host.on_ask)
         yield connection

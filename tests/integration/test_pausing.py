@@ -33,6 +33,7 @@ from qctl.ops.targets import Words, select
 from tests.brokers import Vhost, fresh_vhost
 from tests.integration.scripted_host import Process, ScriptedHost, keeps_silent, scripted
 from tests.integration.test_enqueue_outages import alarm
+from tests.integration.test_topology import user
 from tests.wire import connected, scenario, until
 
 #: Enough for a machine that is busy; what is known ends sooner.
@@ -217,6 +218,25 @@ async def test_given_answers_that_are_forged_then_they_prove_nothing(local_vhost
 
 
 @scenario
+async def test_given_another_user_who_answers_for_a_process_then_it_proves_nothing_and_the_process_is_believed(
+    local_vhost: Vhost, inventory: Inventory
+) -> None:
+    # Given a host whose process is stopped, and somebody who writes its answer
+    host, forger = two(), two()
+    host.processes[0].script = host.processes[1].script = keeps_silent
+    with user(local_vhost, configure=".*") as other:
+        async with scripted(local_vhost, forger, supervised=False, **other), scripted(local_vhost, host):
+            report = await run(inventory, "web-1/timeline", timeout_s=SHORT_S)
+            assert len(forger.heard) == 1
+            assert set(standings(report).values()) == {Standing.UNPROVEN}
+
+            # when the process answers after all, later than the forger
+            host.processes = two().processes
+            report = await run(inventory, "web-1/timeline")
+            assert set(standings(report).values()) == {Standing.PROVEN}
+
+
+@scenario
 async def test_given_processes_that_refuse_then_that_is_the_exit_code(local_vhost: Vhost, inventory: Inventory) -> None:
     host = two()
     for process in host.processes:
@@ -268,7 +288,7 @@ async def test_given_a_consumer_that_the_broker_lists_on_then_it_is_noted_and_no
     local_vhost: Vhost, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a host that says it has cancelled, while the broker's list has the tag
-    monkeypatch.setattr("qctl.ops.pausing._tags", lambda api: {"qctl/web-1/timeline/1", "qctl/web-2/timeline/0"})
+    monkeypatch.setattr("qctl.broker.management.tags", lambda api: {"qctl/web-1/timeline/1", "qctl/web-2/timeline/0"})
     async with scripted(local_vhost, two()):
         report = await run(inventory, "web-1/timeline", api=True, timeout_s=SHORT_S)
     assert report.exit_code == Exit.DONE
@@ -284,7 +304,7 @@ async def test_given_a_silent_host_with_a_connection_then_the_list_of_connection
         time.sleep(SHORT_S)
         return frozenset({"web-2"})
 
-    monkeypatch.setattr("qctl.ops.pausing._hosts", listed)
+    monkeypatch.setattr("qctl.broker.management.hosts", listed)
     report = await run(inventory, "web-2/timeline", api=True, timeout_s=4 * SHORT_S)
     assert standings(report) == {"web-2/timeline/*": Standing.UNPROVEN}
     assert "lists a connection" in report.rows[0].words

@@ -30,8 +30,8 @@ UNREACHABLE = 4
         (["--tag", "nonsense"], "a consumer tag is qctl/HOST/CONSUMER/INDEX", ""),
         (["web-2", "--queue", "outbox"], "nothing matches web-2 --queue outbox", "qctl inventory check"),
         (["web-1\x1b[2J"], "must be 1 to 255 of the characters of names", ""),
-        (["*/timeline"], "this concerns 2 consumers, and there is no terminal to ask on", "--yes answers"),
-        (["web-1"], "this concerns 2 consumers, and there is no terminal to ask on", "--yes answers"),
+        (["*/timeline"], "2 consumers: there is no terminal to ask on", "--yes answers"),
+        (["web-1"], "2 consumers: there is no terminal to ask on", "--yes answers"),
         (["web-1/mails", "--timeout", "soon"], "expected a duration", ""),
         (["web-1/mails", "--reason", "x" * 501], "--reason is at most 500 characters", ""),
         (["web-1/mails", "--state-dir", "d"], "--state-dir goes with --local", ""),
@@ -156,4 +156,4 @@ def test_in_production_the_target_is_typed(
     inventory.write_text(TWO_HOSTS.replace("version: 1", "version: 1\nenvironment: production"))
     found, said = answer(work, environ, typed, "pause", "web-1")
     assert found == code
-    assert "This is production. Type web-1 to pause" in said
+    assert "This is production. Type web-1 to go on" in said

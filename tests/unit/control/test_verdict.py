@@ -70,7 +70,9 @@ class TestProcess:
                 wanted = Standing.REFUSED if refused else Standing.PROVEN
             elif supervisor is Supervisor.ANSWERS:
                 wanted = Standing.DOWN if state in cannot_run else Standing.UNPROVEN
-            elif supervisor is Supervisor.NOBODY and (heard is Heard.GOODBYE or (heard is Heard.SILENT and not listed)):
+            elif supervisor is Supervisor.NOBODY and (
+                heard is Heard.GOODBYE or (heard is Heard.SILENT and listed is False)
+            ):
                 wanted = Standing.DOWN
             else:
                 wanted = Standing.UNPROVEN
