@@ -70,6 +70,7 @@ class Asking:
         self._commands: dict[str, Command] = {}
         self._tail: Tail | None = None
         self._listed: frozenset[str] | None = None
+        self._introduced: frozenset[str] | None = None
         self._moved = asyncio.Event()
         self._is_odd_told = False
 
@@ -118,6 +119,7 @@ class Asking:
         for host in hosts:
             self.evidence.setdefault(host, HostEvidence())
         listing: asyncio.Future[None] | None = None
+        introduced: asyncio.Future[None] | None = None
         tail = asyncio.ensure_future(self._read_tail()) if anywhere else None
         ask_s = 0.0
         try:
@@ -132,11 +134,13 @@ class Asking:
                 if self._is_nobody_there():
                     tail = tail or asyncio.ensure_future(self._read_tail())
                     listing = listing or (asyncio.ensure_future(self._list(listed)) if listed else None)
+                if self._is_silence_anywhere() and (listed is None or (listing and listing.done())):
+                    introduced = introduced or asyncio.ensure_future(self._read_hellos())
                 await self._wait(self._channel.closed, timeout_s=min(left_s, max(0.0, ask_s - time.monotonic())))
                 if not self.connection.is_open or not self._channel.is_open:
                     raise self._lost()
         finally:
-            for task in (listing, tail):
+            for task in (listing, tail, introduced):
                 if task is not None:
                     task.cancel()
 
@@ -293,6 +297,22 @@ class Asking:
                     self._ask([host])
         self._apply()
 
+    async def _read_hellos(self) -> None:
+        """Where nobody lists the connections, the control log still tells which hosts have never run."""
+        if self._listed is not None:
+            return
+        from qctl.control.history import read_to_end
+
+        try:
+            known = await read_to_end(self.connection, operators=None, until=self.confirmed[-1].id)
+        except ChannelLost as error:
+            self._note(f"the control log does not tell who has ever run: {error}")
+        except QctlError as error:
+            self._note(f"the control log does not tell who has ever run: {error.message}")
+        else:
+            self._introduced = frozenset(known.desired.reigns)
+        self._apply()
+
     async def _list(self, listed: Listed) -> None:
         try:
             self._listed = await listed()
@@ -309,6 +329,8 @@ class Asking:
         for host in tuple(self.evidence):
             entry = last.get(host)
             heard = Heard.SILENT if is_whole else Heard.UNKNOWN
+            if is_whole and self._introduced is not None and host not in self._introduced:
+                heard = Heard.NEVER
             spoke: tuple[tuple[int, int], ...] = ()
             if isinstance(entry, HostReading):
                 heard, spoke = Heard.SPEAKS, tuple((one.index, one.pid) for one in entry.processes)

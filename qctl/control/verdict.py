@@ -31,6 +31,7 @@ class Heard(StrEnum):
     UNKNOWN = "unknown"  # not read, or not readable
     SPEAKS = "speaks"
     SILENT = "silent"
+    NEVER = "never"  # silent, and no process of it has ever said hello on the control log
     GOODBYE = "goodbye"  # its last entry: it ended in order
 
 
@@ -127,6 +128,8 @@ def judge_process(
     | no           | any     | nobody     | -                      | silent           | yes      | UNPROVEN |
     | no           | any     | nobody     | -                      | silent           | no       | DOWN     |
     | no           | any     | nobody     | -                      | silent           | unknown  | UNPROVEN |
+    | no           | any     | nobody     | -                      | never            | yes      | UNPROVEN |
+    | no           | any     | nobody     | -                      | never            | no, unknown | DOWN  |
     | no           | any     | nobody     | -                      | speaks, unknown  | any      | UNPROVEN |
 
     A process that is starting or disconnected says that it is connected before it says hello, and reads the log up to
@@ -144,10 +147,10 @@ def judge_process(
         return Standing.UNPROVEN, f"neither {who} nor its supervisor has answered"
     if heard is Heard.GOODBYE:
         return Standing.DOWN, "the host said goodbye; it obeys when it starts"
-    if heard is Heard.SILENT:
+    if heard in (Heard.SILENT, Heard.NEVER):
         if listed:
             return Standing.UNPROVEN, "no supervisor answers, yet the broker lists a connection of the host"
-        if listed is None:
+        if listed is None and heard is Heard.SILENT:
             return Standing.UNPROVEN, "nothing is heard of the host; only the management API could tell that it is down"
         return Standing.DOWN, "nothing is heard of the host; it obeys when it starts"
     if heard is Heard.SPEAKS:

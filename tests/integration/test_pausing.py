@@ -18,9 +18,9 @@ from qctl.broker import topology
 from qctl.broker.login import login_for
 from qctl.broker.management import api_of
 from qctl.broker.message import PERSISTENT, Outgoing, Properties
-from qctl.broker.publisher import Publisher
+from qctl.broker.publisher import Published, Publisher
 from qctl.broker.session import Connection
-from qctl.control.event import Verb
+from qctl.control.event import Hello, Verb
 from qctl.control.host_answer import ProcessState
 from qctl.control.reading import ConsumerReading, Goodbye, HostReading, Reading
 from qctl.control.verdict import Standing
@@ -204,6 +204,23 @@ async def test_given_a_host_that_spoke_within_the_minute_then_it_is_down_only_af
     # then only now it is down
     assert (standings(first), first.exit_code) == ({"web-2/timeline/*": Standing.UNPROVEN}, Exit.FAILED)
     assert (standings(second), second.exit_code) == ({"web-2/timeline/*": Standing.DOWN}, Exit.DONE)
+
+
+@scenario
+async def test_given_nobody_who_lists_connections_then_only_a_host_that_never_said_hello_is_down(
+    local_vhost: Vhost, inventory: Inventory
+) -> None:
+    # Given two hosts of which nothing is heard, and one that said hello once
+    hello = Hello(nonce="n", host="web-1", index=0, ledger="l", machine="machine", pid=1)
+    async with connected(local_vhost) as connection:
+        await topology.ensure(connection, topology.control_log())
+        properties = Properties(message_id="n", user_id=connection.username, delivery_mode=PERSISTENT)
+        publisher = await Publisher.open(connection)
+        assert await publisher.publish(Outgoing(topology.HELLO, "", hello.body(), properties)) is Published.CONFIRMED
+        report = await run(inventory, consumer="timeline", timeout_s=2.0)
+
+    # then it may be there all the same
+    assert standings(report) == {"web-1/timeline/*": Standing.UNPROVEN, "web-2/timeline/*": Standing.DOWN}
 
 
 @scenario

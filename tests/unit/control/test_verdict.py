@@ -71,7 +71,9 @@ class TestProcess:
             elif supervisor is Supervisor.ANSWERS:
                 wanted = Standing.DOWN if state in cannot_run else Standing.UNPROVEN
             elif supervisor is Supervisor.NOBODY and (
-                heard is Heard.GOODBYE or (heard is Heard.SILENT and listed is False)
+                heard is Heard.GOODBYE
+                or (heard is Heard.SILENT and listed is False)
+                or (heard is Heard.NEVER and not listed)
             ):
                 wanted = Standing.DOWN
             else:
