@@ -7,7 +7,9 @@ the connection, writes are joined, and it is known when the broker was last hear
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pika.channel
@@ -31,6 +33,12 @@ _REFUSALS = (
     pika.exceptions.ProbableAccessDeniedError,
 )
 _REFUSED_CODES = (403, 530)
+
+
+def now_s() -> float:
+    """Seconds that only grow, and go on while the machine sleeps where the system has such a clock."""
+    boot_clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot_clock is None else time.clock_gettime(boot_clock)
 
 
 class CoreWorkflow(AMQPConnectionWorkflow):  # type: ignore[misc]
@@ -60,9 +68,14 @@ class CoreConnection(AsyncioConnection):  # type: ignore[misc]
     """pika's connection, which notes when it last heard anything, heartbeats included; reads and writes larger pieces.
 
     pika makes a system call of every frame, three of every publish, and one of every 4 KiB it reads.
+    heard_at_s: of `now_s`. patience_s: what comes after a silence of that length is not taken in and does not end it;
+    on_late is called instead. A process that was stopped finds old heartbeats in its socket, and the broker has given
+    up on it meanwhile.
     """
 
     heard_at_s: float = 0.0
+    patience_s: float = math.inf
+    on_late: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         self._unwritten: list[bytes] = []
@@ -93,5 +106,9 @@ class CoreConnection(AsyncioConnection):  # type: ignore[misc]
         return read_frame(self._frame_buffer)
 
     def _on_data_available(self, data_in: bytes) -> None:
-        self.heard_at_s = time.monotonic()
+        heard_at_s = now_s()
+        if heard_at_s - self.heard_at_s >= self.patience_s:
+            self.on_late()
+            return
+        self.heard_at_s = heard_at_s
         super()._on_data_available(data_in)

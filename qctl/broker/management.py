@@ -31,6 +31,8 @@ MAX_BODY_BYTES = 32 << 20
 CHUNK_BYTES = 64 << 10
 #: Of one request, its answer included; a console that asks every 5 s must not fall behind.
 REQUEST_TIMEOUT_S = 2.0
+#: Tags of users, one of which is needed to be shown the connections of everybody.
+SEE_ALL = frozenset({"monitoring", "administrator"})
 #: Errors wrapped in one another that are looked through; a ring of them must not be followed for ever.
 MAX_WRAPPED = 10
 
@@ -125,6 +127,16 @@ class Management:
     def connections(self) -> tuple[ListedConnection, ...]:
         """All connections that this user may see: its own, those of everybody with the tag `monitoring`."""
         return tuple(_connection(item) for item in self._pages("/connections", columns="name,vhost,client_properties"))
+
+    def check_sees_all(self) -> None:
+        """Raise ManagementError when this user's `connections` are only its own: then nothing follows from a gap."""
+        given = _object(self._get("/whoami")).get("tags")
+        tags = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else []
+        if not SEE_ALL.intersection(tag.strip() for tag in tags if isinstance(tag, str)):
+            raise ManagementError(
+                f"{self._api.url} shows user {self._api.username!r}, who lacks the tag `monitoring`, only its own",
+                hint="`rabbitmqctl set_user_tags USER monitoring` gives it.",
+            )
 
     def consumers(self) -> tuple[ListedConsumer, ...]:
         """All subscriptions in the virtual host."""
@@ -322,9 +334,10 @@ def _rate(stats: Mapping[str, Any], name: str) -> float | None:
 
 
 def hosts(api: Api) -> frozenset[str]:
-    """The hosts of which the broker lists a connection. Blocks; raises as Management does."""
+    """The hosts of which the broker lists a connection. Blocks; raises as Management does, also for a part of them."""
     asked = Management(api)
     try:
+        asked.check_sees_all()
         return frozenset(one.host for one in asked.connections() if one.host and one.vhost == api.vhost)
     finally:
         asked.close()

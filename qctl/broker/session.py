@@ -17,7 +17,7 @@ import pika
 import pika.channel
 import pika.exceptions
 
-from qctl.broker.core import CoreConnection
+from qctl.broker.core import CoreConnection, now_s
 from qctl.inventory.model import Endpoint
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Channel:
     @property
     def is_open(self) -> bool:
         """True while requests and settlements can be sent."""
-        return bool(self.raw.is_open) and not self.closed.done()
+        return bool(self.raw.is_open) and not self.closed.done() and self.connection.is_open
 
     async def call(self, method: str, /, **arguments: Any) -> Any:
         """Send one request of pika's Channel and wait for its reply frame.
@@ -160,7 +160,7 @@ class Connection:
         self.given_up: set[Channel] = set()
         self.settled_s = -math.inf
         self.closed: asyncio.Future[ChannelLost] = asyncio.get_running_loop().create_future()
-        raw.heard_at_s = time.monotonic()
+        raw.heard_at_s, raw.patience_s, raw.on_late = now_s(), self.patience_s, self._on_late
         raw.add_on_close_callback(self._on_close)
         raw.add_on_connection_blocked_callback(lambda *_: self._on_blocked(True))
         raw.add_on_connection_unblocked_callback(lambda *_: self._on_blocked(False))
@@ -180,6 +180,11 @@ class Connection:
         return not self.closed.done()
 
     @property
+    def patience_s(self) -> float:
+        """A broker unheard for so long is taken for dead, and nothing undoes that."""
+        return 2.0 * self.heartbeat_s
+
+    @property
     def server_version(self) -> str:
         """The version that the broker says it has, or ""."""
         properties = self.raw.server_properties or {}
@@ -190,14 +195,21 @@ class Connection:
         """Drop the connection when the broker is not heard any more; pika alone would take up to 30 s to notice."""
         if self.closed.done():
             return
-        if self.silent_s() > 2 * self.heartbeat_s:
-            self.abort(f"nothing was heard from the broker for {2 * self.heartbeat_s} s")
+        if self.silent_s() >= self.patience_s:
+            self.abort(f"nothing was heard from the broker for {self.patience_s:g} s")
             return
         asyncio.get_running_loop().call_later(WATCH_S, self._watch)
 
+    def _on_late(self) -> None:
+        """Something came after all; how old it is, nobody knows, and the broker may not take us for alive any more."""
+        self.abort(
+            f"nothing was heard from the broker for {self.silent_s():.0f} s: "
+            "it may have given our deliveries to others meanwhile"
+        )
+
     def silent_s(self) -> float:
         """Seconds since anything, heartbeats included, was read from the broker. Any thread may ask."""
-        return time.monotonic() - self.raw.heard_at_s
+        return now_s() - self.raw.heard_at_s
 
     async def channel(self) -> Channel:
         """Open a channel. Raises ChannelLost."""

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
+
+
+@contextmanager
+def nothing_given() -> Iterator[None]:
+    """What somebody interrupts in this block has not been given yet, and is told to be so."""
+    from qctl.errors import Interrupted
+
+    try:
+        yield
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error, click.Abort) and error.__context__ is None:
+            raise  # a question that was answered with no
+        raise Interrupted("interrupted; not given") from None
 
 
 def ends_at_s(duration: float | None, until: str | None) -> float | None:

@@ -10,7 +10,7 @@ import click
 
 from qctl.cli import completion, quiet, render
 from qctl.cli.confirm import confirm
-from qctl.cli.ending import ends_at_s
+from qctl.cli.ending import ends_at_s, nothing_given
 from qctl.cli.options import Duration, Settings, pass_settings
 from qctl.cli.render import Column
 
@@ -78,7 +78,8 @@ def pause(settings: Settings, /, duration: float | None, until: str | None, wait
     Options narrow the targets. It holds over crashes, restarts and reboots. Exit 0: all that is alive has proven it;
     3: a part has not, and the rows say which; 1: nothing is proven; 75: the broker is blocked, nothing was given.
     """
-    return _carry_out(settings, "pause", until_s=ends_at_s(duration, until), wait=wait, **options)
+    until_s = ends_at_s(duration, until)
+    return _carry_out(settings, "pause", until_s=until_s, duration_s=duration, wait=wait, **options)
 
 
 @click.command()
@@ -90,7 +91,7 @@ def resume(settings: Settings, /, **options: Any) -> int:
     TARGET and options are those of `qctl pause`. A consumer may go on being held, for want of quota, or paused by
     another command, which is named.
     """
-    return _carry_out(settings, "resume", until_s=None, wait=False, **options)
+    return _carry_out(settings, "resume", until_s=None, duration_s=None, wait=False, **options)
 
 
 def _carry_out(
@@ -98,6 +99,7 @@ def _carry_out(
     verb: str,
     *,
     until_s: float | None,
+    duration_s: float | None,
     wait: bool,
     target: tuple[str, ...],
     consumer: str | None,
@@ -119,26 +121,43 @@ def _carry_out(
         raise click.UsageError("--state-dir goes with --local")
     if wait and local:
         raise click.UsageError("--wait needs the broker; it does not go with --local")
-    inventory = settings.load()
-    selection = select(inventory, Words(target, consumer, queue, tag, group))
+    with nothing_given():
+        inventory = settings.load()
+        selection = select(inventory, Words(target, consumer, queue, tag, group))
+        if local:
+            _check_local(selection)
+        if dry_run:
+            return _show_selection(settings, verb, selection, until_s)
+        _confirm(inventory, verb, selection, _ending(until_s, duration_s), yes=yes)
+        if duration_s is not None:
+            until_s = ends_at_s(duration_s, None)  # from now on, and not from the question
+
+        from qctl.control.event import Verb
+        from qctl.ops import pausing
+
+        wanted = pausing.order(Verb(verb), selection, reason=reason, until_s=until_s)
     if local:
-        _check_local(selection)
-    if dry_run:
-        return _show_selection(settings, verb, selection, until_s)
-    _confirm(inventory, verb, selection, until_s, yes=yes)
+        return _run_locally(settings, wanted, state_dir, timeout_s=timeout)
+    import asyncio
 
-    from qctl.control.event import Verb
-    from qctl.ops import pausing
-
-    wanted = pausing.order(Verb(verb), selection, reason=reason, until_s=until_s)
-    if local:
-        from qctl.worker.hostlock import state_directory
-
-        report = pausing.run_locally(wanted, state_directory(state_dir), timeout_s=timeout)
-        _show(settings, report)
-        return int(report.exit_code)
     wait_s = pausing.wait_s(inventory, selection) if wait else None
-    return _run(settings, inventory, wanted, timeout_s=timeout, wait_s=wait_s)
+    return asyncio.run(_gather(settings, inventory, wanted, timeout_s=timeout, wait_s=wait_s))
+
+
+def _run_locally(settings: Settings, wanted: Order, state_dir: Path | None, *, timeout_s: float) -> int:
+    """Give the order on this host, and print what is true, also when it is interrupted."""
+    import signal
+
+    from qctl.errors import Interrupted
+    from qctl.ops.pausing import run_locally
+    from qctl.worker.hostlock import state_directory
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    report = run_locally(wanted, state_directory(state_dir), timeout_s=timeout_s)
+    _show(settings, report, int(report.exit_code))
+    if report.is_interrupted:
+        raise Interrupted("interrupted; the command is kept on this host and holds")
+    return int(report.exit_code)
 
 
 def _check_local(selection: Selection) -> None:
@@ -147,24 +166,18 @@ def _check_local(selection: Selection) -> None:
         raise click.UsageError("--local needs one TARGET that names its host, such as web-1/timeline or web-1")
 
 
-def _confirm(inventory: Inventory, verb: str, selection: Selection, until_s: float | None, *, yes: bool) -> None:
+def _confirm(inventory: Inventory, verb: str, selection: Selection, ending: str, *, yes: bool) -> None:
     """Ask where more than one consumer is concerned. Raises as `confirm` does."""
     if yes or len(selection.pairs) <= 1:
         return
     confirm(
         inventory,
-        what=f"{verb} {_concerning(selection)}{_ending(until_s)}",
+        what=f"{verb} {_concerning(selection)}{ending}",
         typed=selection.shown,
         names=[f"{host}/{consumer}" for host, consumer in selection.pairs],
         more="and on every other host that the target matches, also later" if selection.anywhere else "",
         question=f"{verb.capitalize()} them?",
     )
-
-
-def _run(settings: Settings, inventory: Inventory, wanted: Order, *, timeout_s: float, wait_s: float | None) -> int:
-    import asyncio
-
-    return asyncio.run(_gather(settings, inventory, wanted, timeout_s=timeout_s, wait_s=wait_s))
 
 
 async def _gather(
@@ -200,8 +213,9 @@ async def _gather(
     try:
         await task
     except asyncio.CancelledError:
-        confirmed = len(work.report.confirmed)
-        truth = "the command was confirmed and holds" if confirmed else "not known to be given"
+        truth = "not known to be given" if work.is_sent else "not given"
+        if work.report.confirmed:
+            truth = "the command was confirmed and holds"
         failure = Interrupted(f"interrupted; {truth}")
     except QctlError as error:
         failure = error
@@ -209,9 +223,9 @@ async def _gather(
     report = work.report
     if failure is not None:
         if report.confirmed:
-            _show(settings, report)
+            _show(settings, report, int(failure.exit_code))
         raise failure from None
-    _show(settings, report)
+    _show(settings, report, int(report.exit_code))
     return int(report.exit_code)
 
 
@@ -224,7 +238,7 @@ COLUMNS = (
     Column("CANCEL-OK", lambda row: _clock(row["cancelled_at"])),
     Column("RUNNING", lambda row: row["running"], right=True),
     Column("GIVEN BACK", lambda row: row["given_back"], right=True),
-    Column("WHY", lambda row: row["why"]),
+    Column("WHY", lambda row: row["why"], free=True),
 )
 RESUMED_COLUMNS = tuple(column for column in COLUMNS if column.title not in ("CANCEL-OK", "GIVEN BACK"))
 SELECTED_COLUMNS = (
@@ -257,7 +271,8 @@ def _show_selection(settings: Settings, verb: str, selection: Selection, until_s
     return 0
 
 
-def _show(settings: Settings, report: Report) -> None:
+def _show(settings: Settings, report: Report, exit_code: int) -> None:
+    """What is true in the end. exit_code: of the process, an error's where it ends with one."""
     from qctl.ops.when import iso
 
     wanted = report.order
@@ -273,7 +288,7 @@ def _show(settings: Settings, report: Report) -> None:
         "until": iso(wanted.until_s),
         "confirmed_at": iso(report.confirmed_at_s),
         "events": [{"id": one.id, "target": one.target.to_json()} for one in report.confirmed],
-        "exit_code": int(report.exit_code),
+        "exit_code": exit_code,
         "notes": list(report.notes),
         "items": items,
     }
@@ -334,10 +349,14 @@ def _concerning(selection: Selection) -> str:
     return f"{selection.shown}, {number} consumer{'s' if number > 1 else ''}"
 
 
-def _ending(until_s: float | None) -> str:
-    """When it ends, in the operator's zone."""
+def _ending(until_s: float | None, duration_s: float | None = None) -> str:
+    """When it ends, in the operator's zone; with a duration, which counts from the answer to a question, how long."""
     from datetime import UTC, datetime
 
+    from qctl.units import format_duration
+
+    if duration_s is not None:
+        return f" for {format_duration(duration_s)}"
     if until_s is None:
         return ""
     moment = datetime.fromtimestamp(until_s, UTC).astimezone()

@@ -9,12 +9,13 @@ import click
 
 from qctl.cli import completion, quiet, render
 from qctl.cli.confirm import confirm
-from qctl.cli.ending import ends_at_s
+from qctl.cli.ending import ends_at_s, nothing_given
 from qctl.cli.options import Duration, Settings, pass_settings
 from qctl.cli.render import Column
 
 if TYPE_CHECKING:
     from qctl.control.event import Command
+    from qctl.errors import Exit
     from qctl.inventory.model import Inventory
     from qctl.ops.quotas import Report, Selection
 
@@ -27,7 +28,7 @@ COLUMNS = (
     Column("LIMIT", lambda item: ", ".join(item["limits"])),
     Column("PROOF", lambda item: item["proof"]),
     Column("PROCESSES", lambda item: item["processes"], right=True),
-    Column("WHY", lambda item: item["why"]),
+    Column("WHY", lambda item: item["why"], free=True),
 )
 
 
@@ -106,7 +107,8 @@ def set_(
     once, also what is leased already. Exit 0: all that is alive has proven it; 3: a part has not; 1: nothing is proven;
     75: the broker is blocked, nothing was given.
     """
-    return _change(settings, "quota.set", named, rates=rates, until_s=ends_at_s(duration, until), **options)
+    until_s = ends_at_s(duration, until)
+    return _change(settings, "quota.set", named, rates=rates, until_s=until_s, duration_s=duration, **options)
 
 
 @quota.command()
@@ -118,7 +120,7 @@ def clear(settings: Settings, /, named: str, **options: Any) -> int:
 
     HOST/QUOTA as for `qctl quota set`; of a setting that names more, the rest stays.
     """
-    return _change(settings, "quota.clear", named, rates=(), until_s=None, **options)
+    return _change(settings, "quota.clear", named, rates=(), until_s=None, duration_s=None, **options)
 
 
 def _change(
@@ -128,6 +130,7 @@ def _change(
     *,
     rates: tuple[str, ...],
     until_s: float | None,
+    duration_s: float | None,
     reason: str | None,
     dry_run: bool,
     yes: bool,
@@ -146,11 +149,13 @@ def _change(
     if dry_run:
         return _show_selection(settings, inventory, verb, selection, limits, until_s)
     if not yes:
-        names = [
-            f"{host}/{name}, now {_listed(inventory, host, name)} by the inventory" for host, name in selection.pairs
-        ]
+        names = [f"{host}/{name}, {_listed(inventory, host, name)} by the inventory" for host, name in selection.pairs]
         more = "and on every other host that matches, also later" if selection.anywhere else ""
-        confirm(inventory, what=what, typed=str(selection), names=names, more=more)
+        with nothing_given():
+            confirm(inventory, what=what, typed=str(selection), names=names, more=more)
+        if duration_s is not None:  # it lasts so long from the answer on, however long that took
+            until_s = ends_at_s(duration_s, None)
+            what = _what(verb, selection, limits, until_s)
     return _run(settings, inventory, selection, _command(verb, selection, limits, reason, until_s), what, timeout)
 
 
@@ -219,7 +224,7 @@ async def _gather(
         if isinstance(error, BrokerBlocked):
             error.hint = "`rabbitmq-diagnostics alarms` shows which alarm; give it again when that is over."
     if work.report.confirmed:
-        _show(settings, work.report, what)
+        _show(settings, work.report, what, failure.exit_code if failure else work.report.exit_code)
     if failure is not None:
         raise failure from None
     return int(work.report.exit_code)
@@ -272,7 +277,8 @@ def _show_selection(
     return 0
 
 
-def _show(settings: Settings, report: Report, what: str) -> None:
+def _show(settings: Settings, report: Report, what: str, code: Exit) -> None:
+    """code: with which the command ends, which an error or an interrupt may decide."""
     from qctl.ops.when import iso
 
     command = report.command
@@ -299,7 +305,7 @@ def _show(settings: Settings, report: Report, what: str) -> None:
         "limits": list(command.rates),
         "reason": command.reason,
         "until": iso(command.until_s),
-        "exit_code": int(report.exit_code),
+        "exit_code": int(code),
         "notes": list(report.notes),
         "items": items,
     }

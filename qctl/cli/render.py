@@ -1,18 +1,21 @@
 """The only module that writes to stdout: tables, JSON, JSON lines and names, and notes on stderr.
 
 A command describes its rows once (`Column`, `show`); the form follows `-o`. Text from a broker is never taken as
-markup, and its control characters are made visible. Tables on a terminal fit it and have colour; elsewhere they are
-plain columns, complete, for `grep` and `awk`.
+markup, and its control characters are made visible. Tables on a terminal have
+a bold head and fit it, as far as free text can be wrapped; elsewhere they are plain columns, complete, for `grep` and
+`awk`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from qctl.cli.options import Output, Settings
@@ -29,12 +32,16 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: its title and how an item's cell is made. `wide`: shown with `-o wide` only."""
+    """A column of a table: its title and how an item's cell is made.
+
+    wide: shown with `-o wide` only. free: free text, which may be wrapped where a terminal is too narrow.
+    """
 
     title: str
     cell: Callable[[Item], object]
     right: bool = False
     wide: bool = False
+    free: bool = False
 
 
 def plain(text: object) -> str:
@@ -126,29 +133,62 @@ def _cell(value: object) -> str:
 def _plain_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
     titles = [column.title for column in columns]
     widths = [max(map(len, cells)) for cells in zip(titles, *rows, strict=True)]
-    lines = []
-    for row in (titles, *rows):
-        cells = [
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
-        ]
-        lines.append(_GAP.join(cells).rstrip() + "\n")
-    return "".join(lines)
+    return "".join(_line(columns, row, widths, len) for row in (titles, *rows))
 
 
 def _terminal_table(settings: Settings, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    head, *body = fitted(columns, rows, width=shutil.get_terminal_size().columns)
+    raw(f"\x1b[1m{head.rstrip()}\x1b[0m\n" if colour(settings) else head)
+    raw("".join(body))
 
-    with_colour = colour(settings)
-    console = Console(file=sys.stdout, no_color=not with_colour, highlight=False, markup=False, emoji=False)
-    grid = Table(box=None, pad_edge=False, padding=(0, len(_GAP), 0, 0), header_style="bold" if with_colour else "")
-    for column in columns:
-        grid.add_column(Text(column.title), justify="right" if column.right else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    console.print(grid)
+
+def fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int) -> list[str]:
+    """A table's lines, the titles first, in `width` terminal cells as far as free text can be wrapped at its blanks.
+
+    What is not free text stands in one piece, however long its line becomes: half a number is another number.
+    """
+    from rich.cells import cell_len
+
+    titles = [column.title for column in columns]
+    cells = list(zip(titles, *rows, strict=True))
+    widths = [max(map(cell_len, each)) for each in cells]
+    least = [
+        max(cell_len(word) for cell in each for word in cell.split(" ")) if column.free else own
+        for column, each, own in zip(columns, cells, widths, strict=True)
+    ]
+    while sum(widths) + len(_GAP) * (len(widths) - 1) > width and widths != least:
+        widest = max(
+            (number for number in range(len(widths)) if widths[number] > least[number]), key=widths.__getitem__
+        )
+        widths[widest] -= 1
+    lines = []
+    for row in (titles, *rows):
+        parts = [
+            _wrapped(cell, own, cell_len) if column.free else [cell]
+            for cell, own, column in zip(row, widths, columns, strict=True)
+        ]
+        lines += [_line(columns, each, widths, cell_len) for each in zip_longest(*parts, fillvalue="")]
+    return lines
+
+
+def _wrapped(text: str, width: int, length: Callable[[str], int]) -> list[str]:
+    """`text` in lines of at most `width`, broken at blanks; a word is never broken."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if length(longer) > width and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _line(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int], length: Callable[[str], int]) -> str:
+    cells = []
+    for column, cell, width in zip(columns, row, widths, strict=True):
+        blanks = " " * (width - length(cell))
+        cells.append(blanks + cell if column.right else cell + blanks)
+    return _GAP.join(cells).rstrip(" ") + "\n"
 
 
 def _json(document: object, *, indent: int | None) -> str:

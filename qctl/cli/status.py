@@ -13,7 +13,7 @@ from qctl.cli.render import Column
 
 if TYPE_CHECKING:
     from qctl.inventory.model import Inventory
-    from qctl.ops.status import ConsumerRow, QuotaRow, Seen, Status
+    from qctl.ops.status import ConsumerRow, HostRow, QuotaRow, Seen, Status
 
 
 @click.command()
@@ -92,7 +92,7 @@ def host_columns(now_s: float) -> tuple[Column, ...]:
         Column("PROCESSES", lambda item: _processes(item["row"].heard, item["row"].processes), right=True),
         Column("HEARD", lambda item: _age(item["row"].seen, now_s), right=True),
         Column("MACHINE", lambda item: item["row"].machine, wide=True),
-        Column("WHY", lambda item: item["row"].why),
+        Column("WHY", lambda item: _why(item["row"]), free=True),
     )
 
 
@@ -114,7 +114,7 @@ def consumer_columns(now_s: float) -> tuple[Column, ...]:
         *counted,
         Column("QUEUE", lambda item: item["row"].queue, wide=True),
         Column("HEARD", lambda item: _age(item["row"].seen, now_s), right=True),
-        Column("WHY", lambda item: item["row"].why),
+        Column("WHY", lambda item: _why(item["row"]), free=True),
     )
 
 
@@ -128,9 +128,9 @@ def quota_columns(now_s: float) -> tuple[Column, ...]:
         Column("LASTS", lambda item: _lasts(item["row"], now_s), right=True),
         Column("RETURNS", lambda item: _clock(item["row"].blocked_until_s or item["row"].returns_at_s, now_s)),
         Column("HEARD", lambda item: _age(item["row"].seen, now_s), right=True),
-        Column("OVERRIDE", lambda item: override_words(item["row"], now_s)),
+        Column("OVERRIDE", lambda item: override_words(item["row"], now_s), free=True),
         Column("INVENTORY", lambda item: ", ".join(item["row"].inventory_rates), wide=True),
-        Column("FAULT", lambda item: item["row"].fault, wide=True),
+        Column("FAULT", lambda item: item["row"].fault, wide=True, free=True),
     )
 
 
@@ -144,7 +144,7 @@ def queue_columns(now_s: float) -> tuple[Column, ...]:
         Column("OUT/S", lambda item: _rate(item["row"].out_per_s, estimated=item["row"].out_estimated), right=True),
         Column("EMPTY", lambda item: _clock(item["row"].empty_at_s, now_s)),
         Column("CONSUMERS", lambda item: len(item["row"].consumers) if item["row"].work else None, right=True),
-        Column("WHY", lambda item: item["row"].why, wide=True),
+        Column("WHY", lambda item: item["row"].why, wide=True, free=True),
     )
 
 
@@ -165,6 +165,13 @@ def _state(row: ConsumerRow) -> str:
     from qctl.ops.status import in_words
 
     return in_words(row.state, row.why)
+
+
+def _why(row: HostRow | ConsumerRow) -> str:
+    """The cause, unless the state says it already."""
+    from qctl.ops.status import in_words
+
+    return "" if row.why and row.why in in_words(row.state, row.why) else row.why
 
 
 def _until(row: ConsumerRow, now_s: float) -> str:

@@ -6,7 +6,7 @@ What arrives may have been written by anybody who may publish: it is checked as 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -96,6 +96,24 @@ def parse_answer(body: bytes) -> Answer:
         quotas=tuple(_quota(one) for one in _objects(fields.get("quotas") or [], MAX_ROWS)),
         refused=_words(refused) if refused is not None else "",
     )
+
+
+def sift(
+    given: Mapping[tuple[int, int], tuple[Answer, ...]], user_of: Callable[[tuple[int, int]], str]
+) -> tuple[dict[tuple[int, int], tuple[Answer, ...]], dict[tuple[int, int], str]]:
+    """Of the answers, by index and pid: those of the broker user that the process has, and who else has answered.
+
+    Whoever reads the control log may write an answer too.
+    """
+    believed: dict[tuple[int, int], tuple[Answer, ...]] = {}
+    strangers: dict[tuple[int, int], str] = {}
+    for process, answers in given.items():
+        user = user_of(process)
+        if its := tuple(one for one in answers if one.user == user):
+            believed[process] = its
+        if other := next((one.user for one in answers if one.user != user), ""):
+            strangers[process] = short(other)
+    return believed, strangers
 
 
 def _row(fields: Mapping[str, Any]) -> Row:

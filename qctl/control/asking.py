@@ -50,7 +50,7 @@ class Asking:
     """One run of giving and gathering, over one connection. Made by `asking`.
 
     evidence: by host, what is known at this moment. foreign: subscriptions of hosts that only telemetry has told of.
-    notes: what could not be asked, a sentence each.
+    notes: what could not be asked, a sentence each. is_sent: something was sent that may be obeyed, confirmed or not.
     """
 
     def __init__(self, connection: Connection, channel: Channel, queue: str, publisher: Publisher) -> None:
@@ -64,6 +64,7 @@ class Asking:
         self._queue = queue
         self._publisher = publisher
         self._questions: Publisher | None = None
+        self.is_sent = False
         self._asked: dict[str, str] = {}
         self._answers: dict[str, dict[tuple[int, int], tuple[answer.Answer, ...]]] = {}
         self._supervisors: dict[str, str] = {}
@@ -86,6 +87,7 @@ class Asking:
         fates: dict[str, Published] = {}
         username = self.connection.username
         for command in commands:
+            self.is_sent = True
             try:
                 self._publisher.send(
                     giving.outgoing(command, username, self._queue), partial(self._on_fate, fates, command)
@@ -200,18 +202,14 @@ class Asking:
             self._on_supervisor(text(properties.correlation_id), text(properties.user_id), found)
 
     def _on_supervisor(self, question: str, user: str, found: host_answer.HostAnswer) -> None:
-        """Only who holds the host's exclusive queue has seen the question; its broker user is that of its processes."""
+        """Only who holds the host's exclusive queue has seen the question; it names the users of its processes."""
         if self._asked.get(question) != found.host or not user:
             self._say_odd("not by who was asked")
             return
         self._supervisors[found.host] = user
-        self._change(
-            found.host,
-            supervisor=Supervisor.ANSWERS,
-            looks=found.processes,
-            heartbeat_s=float(found.heartbeat_s),
-            answers=self._believed(found.host),
-        )
+        heartbeat_s = float(found.heartbeat_s)
+        self._change(found.host, supervisor=Supervisor.ANSWERS, looks=found.processes, heartbeat_s=heartbeat_s)
+        self._sift(found.host)
 
     def _on_answer(self, user: str, body: bytes) -> None:
         try:
@@ -226,14 +224,15 @@ class Asking:
             log.warning("an answer is ignored: %s", why)
         self._is_odd_told = True
 
-    def _believed(self, host: str) -> dict[tuple[int, int], tuple[answer.Answer, ...]]:
-        """The answers of a host's processes. Who reads the log may write some too; the supervisor tells them apart."""
-        user = self._supervisors.get(host)
-        kept = {
-            key: tuple(one for one in its if user in (None, one.user))
-            for key, its in self._answers.get(host, {}).items()
-        }
-        return {key: its for key, its in kept.items() if its}
+    def _sift(self, host: str) -> None:
+        """Believe the answers of a host's processes, and only theirs, once its supervisor has told who they are."""
+        given, found = self._answers.get(host, {}), self.evidence.get(host, HostEvidence())
+        if (supervisor := self._supervisors.get(host)) is None:
+            self._change(host, answers=dict(given))
+        else:
+            named = {(look.index, look.pid): look.user for look in found.looks}
+            believed, strangers = answer.sift(given, lambda process: named.get(process) or supervisor)
+            self._change(host, answers=believed, strangers=strangers)
 
     def add(self, found: answer.Answer) -> None:
         """Take in the answer of a process."""
@@ -249,7 +248,7 @@ class Asking:
         if len(known) >= MAX_PROCESSES or any((one.id, one.user) == (found.id, found.user) for one in earlier):
             return
         known[key] = (*earlier, found)
-        self._change(found.host, answers=self._believed(found.host))
+        self._sift(found.host)
         if is_new:
             self._ask([found.host])
 

@@ -11,16 +11,17 @@ import json
 import logging
 import math
 import os
+import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qctl.broker.message import decode_json
+from qctl.broker.message import decode_json, utc
 from qctl.control.desired import MAX_LIFTED, MAX_OVERRIDES, MAX_PAUSES, Desired, Override, Pause, Reign
-from qctl.control.event import MAX_RATES
-from qctl.control.following import Known
+from qctl.control.event import MAX_RATES, NotUnderstood, instant
+from qctl.control.following import NOTHING, Known
 from qctl.control.seen import FILTER_BYTES, MAX_PAUSES_SEEN, Seen
 from qctl.control.target import Scope, Target, pattern
 
@@ -32,22 +33,40 @@ FILE = "control.json"
 VERSION = 2
 #: As much as the largest log's hosts, pauses and overrides may take.
 MAX_BYTES = 64 << 20
+#: A file that is being written is written within this.
+WRITTEN_S = 600.0
 
 
 def load(directory: Path, operators: frozenset[str] | None = None) -> Known | None:
     """What was saved in `directory` (STATE/HOST); None when there is nothing that can be used.
 
-    operators: who is obeyed now. What others were obeyed, or not, is to be read anew.
+    operators: who is obeyed now. If others were, or another version folded it, the log is to be read from its beginning
+    (offset -1), over what still holds: the log that it was commanded by may be gone.
     """
     path = directory / FILE
+    _tidy(directory)
     try:
         with path.open("rb") as file:
-            return decode(file.read(MAX_BYTES + 1), operators)
+            known = decode(file.read(MAX_BYTES + 1), operators)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         log.warning("%s cannot be used, reading the control log from its beginning: %s", path, error)
         return None
+    if known.offset < 0:
+        kept = f"{len(known.desired.pauses)} pauses and {len(known.desired.overrides)} limits hold until it says more"
+        log.info("other operators or another version than before: reading the control log from its beginning; %s", kept)
+    return known
+
+
+def _tidy(directory: Path) -> None:
+    """Remove what processes left that ended while they wrote."""
+    try:
+        for path in directory.glob(f"{FILE}.*"):
+            if time.time() - path.stat().st_mtime >= WRITTEN_S:
+                path.unlink()
+    except OSError as error:
+        log.debug("what was left beside %s: %s", directory / FILE, error)
 
 
 def save(directory: Path, known: Known, operators: frozenset[str] | None = None) -> None:
@@ -80,23 +99,27 @@ def encode(known: Known, operators: frozenset[str] | None = None) -> bytes:
 
 
 def decode(data: bytes, operators: frozenset[str] | None = None) -> Known:
-    """What `encode` made of what is known with these operators. Raises ValueError for anything else."""
+    """What `encode` made; if with other operators, or in an older version, what is left of it, at offset -1.
+
+    Raises ValueError for anything else.
+    """
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES} bytes")
     fields = decode_json(data)
     try:
-        if fields["v"] != VERSION:
-            raise ValueError("it is of another version")
-        if fields["operators"] != (None if operators is None else sorted(operators)):
-            raise ValueError("other operators are obeyed now")
+        version = _whole(fields["v"])
+        if version > VERSION:
+            raise ValueError("it is of a newer version")
         desired = Desired(
             {_text(host): _reign(reign) for host, reign in fields["reigns"].items()},
             tuple(map(_pause, _list(fields["pauses"], MAX_PAUSES))),
             tuple(map(_override, _list(fields["overrides"], MAX_OVERRIDES))),
             _seen(fields["lifts"], fields["paused"]),
         )
+        if version < VERSION or fields["operators"] != (None if operators is None else sorted(operators)):
+            return Known(NOTHING.offset, NOTHING.id, desired.carried_over(operators))
         return Known(_whole(fields["offset"]), _text(fields["id"]), desired)
-    except (KeyError, TypeError, AttributeError, zlib.error) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, OSError, NotUnderstood, zlib.error) as error:
         raise ValueError("its contents make no sense") from error
 
 
@@ -141,8 +164,10 @@ def _override(fields: Mapping[str, Any]) -> Override:
 
 def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
     until_s = fields["until_s"]
-    if until_s is not None and (type(until_s) not in (int, float) or not math.isfinite(until_s)):
-        raise ValueError("its contents make no sense")
+    if until_s is not None:
+        if type(until_s) not in (int, float) or not math.isfinite(until_s):
+            raise ValueError("its contents make no sense")
+        instant(utc(until_s), "until")
     optional = {name: fields[name] for name in ("claimed_by", "reason")}
     return {
         **{name: _text(fields[name]) for name in ("id", "user", "at")},

@@ -118,9 +118,15 @@ class Desired:
         ends = [entry.until_s for entry in self._entries() if entry.until_s is not None]
         return min((end for end in ends if end > now_s), default=None)
 
-    def carried_over(self) -> Desired:
-        """What to begin another log with: what holds still holds; what is in there as well counts from there."""
-        return Desired(pauses=self.pauses, overrides=self.overrides)
+    def carried_over(self, operators: frozenset[str] | None = None) -> Desired:
+        """What to begin another log with: what holds still holds; what is in there as well counts from there.
+
+        operators: who is obeyed now, None for whoever may publish; what others commanded does not hold any more. What
+        was seen stays behind: if it is the same log after all, all of it is to be obeyed again.
+        """
+        pauses = tuple(pause for pause in self.pauses if operators is None or self._is_of(pause, operators))
+        overrides = tuple(it for it in self.overrides if operators is None or it.user in operators)
+        return Desired(pauses=pauses, overrides=overrides)
 
     def without_ended(self, now_s: float) -> Desired:
         """Forget what has ended: it stays ended, whatever the clock says later."""
@@ -143,10 +149,23 @@ class Desired:
         yield from self.pauses
         yield from self.overrides
 
+    def _is_of(self, pause: Pause, operators: frozenset[str]) -> bool:
+        """Whether it is one of theirs, or of whom the host logs in as, who may pause that host on itself."""
+        reign = self.reigns.get(pause.target.host or "")
+        return pause.user in operators or (reign is not None and reign.user == pause.user)
+
 
 def judge(command: Command, operators: frozenset[str] | None, desired: Desired) -> str:
     """Why a command is not obeyed, after what `desired` knows; "" if it is. operators None: whoever may publish it."""
     return Folding(desired, operators).judge(command)
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The host whose process folds, and the user it logs in as."""
+
+    host: str
+    user: str
 
 
 def fold(desired: Desired, events: Iterable[Event], operators: frozenset[str] | None = None) -> Desired:
@@ -185,6 +204,9 @@ class _Standings(Generic[_Entry, _Of]):
 
     def __init__(self) -> None:
         self._all: dict[str, _Standing[_Entry, _Of]] = {}
+        self._timed: dict[str, _Standing[_Entry, _Of]] = {}
+        self.parts = 0  # lifted, of all of them
+        self._told: tuple[_Entry, ...] | None = ()  # until something changes
         self._by_host: dict[str, dict[str, _Standing[_Entry, _Of]]] = {}
 
     def __contains__(self, identity: str) -> bool:
@@ -198,7 +220,11 @@ class _Standings(Generic[_Entry, _Of]):
         if entry.id in self._all:
             self._remove(self._all[entry.id])
         standing = _Standing(entry, of, dict.fromkeys(lifted))
+        self.parts += len(standing.lifted)
         self._all[entry.id] = standing
+        if entry.until_s is not None:
+            self._timed[entry.id] = standing
+        self._told = None
         self._by_host.setdefault(_shelf(of), {})[entry.id] = standing
 
     def lift(self, what: _Of) -> None:
@@ -206,8 +232,10 @@ class _Standings(Generic[_Entry, _Of]):
         for standing in self._about(what):
             if what.covers(standing.of):
                 self._remove(standing)
-            elif what.overlaps(standing.of):
+            elif what not in standing.lifted and what.overlaps(standing.of):
                 standing.lifted[what] = None
+                self.parts += 1
+                self._told = None
 
     def supersede(self, what: _Of) -> None:
         """Drop the entries that `what` hides for good."""
@@ -217,15 +245,18 @@ class _Standings(Generic[_Entry, _Of]):
 
     def drop_ended(self, now_s: float) -> None:
         """Drop the entries that have ended."""
-        for standing in [each for each in self._all.values() if each.entry.ended(now_s)]:
+        for standing in [each for each in self._timed.values() if each.entry.ended(now_s)]:
             self._remove(standing)
 
     def entries(self, with_lifted: Callable[[_Entry, tuple[_Of, ...]], _Entry]) -> tuple[_Entry, ...]:
-        """All of them as they are now."""
+        """All of them as they are now; the same tuple again if nothing has changed."""
+        if self._told is not None:
+            return self._told
         for standing in self._all.values():
             if len(standing.lifted) != len(standing.entry.lifted):
                 standing.entry = with_lifted(standing.entry, tuple(standing.lifted))
-        return tuple(standing.entry for standing in self._all.values())
+        self._told = tuple(standing.entry for standing in self._all.values())
+        return self._told
 
     def _about(self, what: _Of) -> list[_Standing[_Entry, _Of]]:
         if _shelf(what) == _ANY_HOST:
@@ -235,6 +266,9 @@ class _Standings(Generic[_Entry, _Of]):
 
     def _remove(self, standing: _Standing[_Entry, _Of]) -> None:
         del self._all[standing.entry.id]
+        self.parts -= len(standing.lifted)
+        self._timed.pop(standing.entry.id, None)
+        self._told = None
         shelf = self._by_host[_shelf(standing.of)]
         del shelf[standing.entry.id]
         if not shelf:
@@ -250,11 +284,14 @@ def _shelf(of: _Liftable) -> str:
 
 
 class Folding:
-    """A Desired that grows, event by event, in the order of the log."""
+    """A Desired that grows, event by event, in the order of the log. own: who folds, None for whoever only looks."""
 
-    def __init__(self, desired: Desired, operators: frozenset[str] | None) -> None:
+    def __init__(self, desired: Desired, operators: frozenset[str] | None, own: Own | None = None) -> None:
         self._operators = operators
+        self._own = own
         self._reigns = dict(desired.reigns)
+        self._reigns_told: Mapping[str, Reign] = dict(desired.reigns)
+        self._greeted = False
         self._pauses: _Standings[Pause, Target] = _Standings()
         self._overrides: _Standings[Override, Scope] = _Standings()
         for pause in desired.pauses:
@@ -267,6 +304,11 @@ class Folding:
     def __len__(self) -> int:
         """Pauses and overrides, those that have ended included."""
         return len(self._pauses) + len(self._overrides)
+
+    @property
+    def parts(self) -> int:
+        """Parts that were lifted out of them."""
+        return self._pauses.parts + self._overrides.parts
 
     @property
     def hosts(self) -> int:
@@ -299,8 +341,10 @@ class Folding:
     def desired(self) -> Desired:
         """As it is now."""
         self._seen = self._seeing.seen(self._seen)
+        if self._greeted:
+            self._reigns_told, self._greeted = dict(self._reigns), False
         return Desired(
-            dict(self._reigns),
+            self._reigns_told,
             self._pauses.entries(lambda pause, lifted: replace(pause, lifted=lifted)),
             self._overrides.entries(lambda override, lifted: replace(override, lifted=lifted)),
             self._seen,
@@ -312,6 +356,9 @@ class Folding:
             self._reigns[hello.host] = Reign(hello.ledger, hello.nonce, reign.ledger if reign else None, hello.user)
         elif reign.user != hello.user:
             self._reigns[hello.host] = replace(reign, user=hello.user)
+        else:
+            return
+        self._greeted = True
 
     def _may(self, command: Command) -> bool:
         if self._operators is None or command.user in self._operators:
@@ -319,6 +366,8 @@ class Folding:
         # Whoever a host's processes log in as may pause and resume that host on itself.
         if not command.local or command.verb not in (Verb.PAUSE, Verb.RESUME) or not is_literal(command.target.host):
             return False
+        if self._own is not None and command.target.host == self._own.host:
+            return command.user == self._own.user  # anybody may have said hello for it; what it logs in as, it knows
         reign = self._reigns.get(command.target.host or "")
         return reign is not None and reign.user == command.user
 

@@ -7,7 +7,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -26,6 +26,9 @@ MAX_RATES = 8
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", re.ASCII)
+
+#: What is nearer to an end of the calendar cannot be written again, rounded or in another zone.
+_FIRST_S, _END_S = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (2, 9999))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,9 @@ def instant(text: object, name: str) -> float:
     """Wall-clock seconds of `2026-11-22T14:00:07.120Z`. Raises NotUnderstood, calling it `name`."""
     if isinstance(text, str) and _INSTANT.fullmatch(text):
         try:
-            return datetime.fromisoformat(text).timestamp()
+            at_s = datetime.fromisoformat(text).timestamp()
+            if _FIRST_S <= at_s < _END_S:
+                return at_s
         except ValueError:
             pass
     raise NotUnderstood(f"{name} must be a time in UTC such as 2026-11-22T14:00:07.120Z")

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 MAX_HOSTS = 100_000
 #: Pauses and overrides on the way to the end, where most of them may have been lifted.
 MAX_WHILE_READING = 100_000
+#: Parts lifted out of them, on that way: about 100 bytes each.
+MAX_LIFTED_WHILE_READING = 500_000
 #: So many commands later it is looked again what has ended meanwhile.
 LOOK_EVERY = 1_000
 #: Kinds of entries that are reported, each once by each user.
@@ -133,6 +135,8 @@ class Following:
             self._folding.drop_ended(time.time())
         if len(self._folding) > MAX_WHILE_READING:
             self.fail(f"it has more than {MAX_WHILE_READING} commands in force at once")
+        elif self._folding.parts > MAX_LIFTED_WHILE_READING:
+            self.fail(f"more than {MAX_LIFTED_WHILE_READING} parts of its commands are lifted at once")
 
     def _say(self, record: Record, why: str, kind: str) -> None:
         self.refused += 1

@@ -123,14 +123,15 @@ async def read_to_end(
     """What the log says. Declares it where it is missing.
 
     until: the id of an event that was published before: all up to it is known then. None: all that the broker delivers
-    without a pause of QUIET_S, at least up to the last entry that it had in the beginning; an empty log is NOTHING.
-    known: go on from there, if the log still has it. Raises ControlLogError, ChannelLost, and as topology.ensure does.
+    without a pause of QUIET_S, at least up to the first entry of the last chunk that it had in the beginning (a chunk
+    goes out as a whole); an empty log is NOTHING. known: go on from there, if the log still has it; else what the log
+    says counts, and nothing else. Raises ControlLogError, ChannelLost, and as topology.ensure does.
     """
     await topology.ensure(connection, topology.control_log())
     last = None if until else await peek(connection, "last", timeout_s=EMPTY_S)
     if last is None and until is None:
         return NOTHING
-    for after in (known, NOTHING) if known else (NOTHING,):
+    for after in (known, NOTHING) if known and known.offset >= 0 else (NOTHING,):
         reading = _Reading(connection, await connection.channel(), operators, after=after)
         try:
             await reading.begin()

@@ -37,12 +37,16 @@ class ProcessState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProcessLook:
-    """One process as its supervisor sees it. since: wall clock, as text: from when on it is so."""
+    """One process as its supervisor sees it. since: wall clock, as text: from when on it is so.
+
+    user: the broker's, under which the process answers; "" where it is that of the supervisor's own answer.
+    """
 
     index: int
     pid: int
     state: ProcessState
     since: str
+    user: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As it travels."""
@@ -91,7 +95,9 @@ def parse_looks(found: object) -> tuple[ProcessLook, ...]:
 
 def _look(found: Mapping[str, Any]) -> ProcessLook:
     state = ProcessState(found["state"])
-    return ProcessLook(_count(found["index"]), _count(found["pid"]), state, short(text(found["since"])))
+    # Supervisors of an earlier version name no user.
+    since, user = short(text(found["since"])), text(found.get("user"))
+    return ProcessLook(_count(found["index"]), _count(found["pid"]), state, since, user)
 
 
 def _count(value: object) -> int:

@@ -17,8 +17,8 @@ from typing import Any
 from qctl.broker import topology
 from qctl.broker.message import PERSISTENT, Outgoing, Properties
 from qctl.broker.publisher import Published, Publisher
-from qctl.broker.session import ChannelLost, Connection
-from qctl.control.desired import Desired, Folding
+from qctl.broker.session import Channel, ChannelLost, Connection
+from qctl.control.desired import Desired, Folding, Own
 from qctl.control.event import Command, Event, Hello, Record
 from qctl.control.following import NOTHING, Following, Known
 from qctl.control.stream import STALL_S, Elsewhere, Track, cut_off_behind, still_has, unreadable
@@ -59,8 +59,15 @@ class Live:
     not known then. `close` alone does not make it done.
     """
 
-    def __init__(self, connection: Connection, channel: Any, own: str, after: Known, start: Desired, operators: Any):
-        """own: the id of the hello; after: the entry to go on from; start: what holds at the beginning."""
+    def __init__(
+        self,
+        connection: Connection,
+        channel: Channel,
+        own: str,
+        after: Known,
+        folding: Folding,
+    ) -> None:
+        """own: the id of the hello; after: the entry to go on from; folding: of what holds at the beginning."""
         self.known = after
         self.lost: asyncio.Future[ChannelLost | ControlLogError] = asyncio.get_running_loop().create_future()
         #: Done when the hello has come, or when it cannot come.
@@ -72,7 +79,7 @@ class Live:
         self.following = Following(
             channel,
             Track(after if after.offset >= 0 else None, own=own),
-            Folding(start, operators),
+            folding,
             on_event=self._on_event,
             on_end=self._on_end,
         )
@@ -125,8 +132,9 @@ class Live:
             self.met.set_result(None)
 
     def _advance(self, record: Record) -> bool:
-        desired = self.following.desired()
-        if excess := desired.excess():
+        desired, before = self.following.desired(), self.known.desired
+        same = desired.pauses is before.pauses and desired.overrides is before.overrides
+        if not same and (excess := desired.excess()):
             hint = "`qctl resume` and `qctl quota clear` what need not hold any more."
             self.following.fail(ControlLogError(f"the control log cannot be obeyed: {excess}", hint=hint))
             return False
@@ -188,7 +196,8 @@ async def introduce(
     after = known or NOTHING
     start = after.desired
     while True:
-        live = Live(connection, await connection.channel(), hello.nonce, after, start, operators)
+        folding = Folding(start, operators, Own(hello.host, username))
+        live = Live(connection, await connection.channel(), hello.nonce, after, folding)
         try:
             await live.begin()
             if not sent:

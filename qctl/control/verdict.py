@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from qctl.control.answer import Answer, Remains, Row
@@ -50,7 +50,8 @@ class HostEvidence:
 
     looks: what its supervisor answered last, asked after the command was confirmed. listed: whether the broker lists
     a connection of the host, None when that is not known. answers: by index and pid, one for each command so far.
-    spoke: index and pid of its processes in the telemetry log. heartbeat_s: of its connections.
+    spoke: index and pid of its processes in the telemetry log. heartbeat_s: of its connections. strangers: who else has
+    answered for a process, another broker user than its supervisor names; that does not count.
     """
 
     supervisor: Supervisor = Supervisor.SILENT
@@ -60,6 +61,7 @@ class HostEvidence:
     answers: Mapping[tuple[int, int], tuple[Answer, ...]] = field(default_factory=dict)
     spoke: tuple[tuple[int, int], ...] = ()
     heartbeat_s: float = 10.0
+    strangers: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ class Verdict:
     """A row of the report: one subscription.
 
     state: the worker's own word where it answered, else `down` or `unproven`; `refused` where it does not obey.
-    may_start_until_s: unproven, and the process is stopped or cut off: until then a task may still start.
+    may_start_until_s: unproven, and the process is stopped or cut off: until then a task may still start. may_run:
+    nothing can start, and yet what was started before may run: nobody says that its process has ended.
     """
 
     host: str
@@ -101,6 +104,7 @@ class Verdict:
     given_back: int | None = None
     may_start_until_s: float | None = None
     remains: tuple[Remains, ...] = ()
+    may_run: bool = False
 
 
 def judge_process(
@@ -220,9 +224,13 @@ def _host(
             listed=evidence.listed,
             who=f"process {pid}",
         )
+        if standing is Standing.UNPROVEN and (stranger := evidence.strangers.get((index, pid))):
+            words = f"process {pid} answered as {stranger}, not as its supervisor says"
         refused = "; ".join(refusals)
         rows = _answered(verb, answers, refused) if standing in (Standing.PROVEN, Standing.REFUSED) else ()
-        for verdict in rows or _unanswered(targets, expected, index, standing, words or refused, until_s):
+        others = _unanswered(targets, expected, index, standing, words or refused, until_s)
+        may_run = _may_run(standing, evidence, look)
+        for verdict in rows or (replace(one, may_run=may_run) for one in others):
             known = found.get(verdict.tag)
             if known is None or _doubt(verdict) > _doubt(known):
                 found[verdict.tag] = verdict
@@ -233,7 +241,7 @@ def _host(
         if evidence.supervisor is not Supervisor.ANSWERS:
             missing = None if is_open else _others(one, evidence, until_s)
         elif not rows:
-            missing = _not_run(one, until_s, runs=bool(processes(evidence)))
+            missing = _not_run(one, until_s, evidence)
         if missing is not None:
             found.setdefault(missing.tag, missing)
     return sorted(found.values(), key=lambda row: row.tag)
@@ -287,9 +295,13 @@ def _unanswered(
             yield _verdict(one, one.tag(index), standing, words, until_s)
 
 
-def _not_run(one: Expected, until_s: float, *, runs: bool) -> Verdict:
+def _not_run(one: Expected, until_s: float, evidence: HostEvidence) -> Verdict:
     """What is expected of a host whose supervisor answers, and no process of it runs it."""
-    words = "the host runs without it now" if runs else "the host has no process now"
+    indexes = sorted({index for index, _ in processes(evidence)})
+    words = "the host runs without it now" if indexes else "the host has no process now"
+    if indexes and one.index is not None and one.index not in indexes:
+        has = str(indexes[0]) if len(indexes) == 1 else f"{indexes[0]} to {indexes[-1]}"
+        words = f"the host has no process {one.index} now, only {has}"
     return _verdict(one, one.tag(_index(one)), Standing.DOWN, f"{words}; it obeys when it starts", until_s)
 
 
@@ -307,7 +319,17 @@ def _others(one: Expected, evidence: HostEvidence, until_s: float) -> Verdict:
             heard=evidence.heard,
             listed=evidence.listed,
         )
-    return _verdict(one, one.tag(_index(one)), standing, words, until_s)
+    verdict = _verdict(one, one.tag(_index(one)), standing, words, until_s)
+    return replace(verdict, may_run=_may_run(standing, evidence, None))
+
+
+def _may_run(standing: Standing, evidence: HostEvidence, state: ProcessState | None) -> bool:
+    """Whether of what is down something may run that was started before: cut off from the broker, tasks go on."""
+    if standing is not Standing.DOWN:
+        return False
+    if evidence.supervisor is Supervisor.ANSWERS:
+        return state is ProcessState.DISCONNECTED
+    return evidence.heard is Heard.SILENT
 
 
 def _index(one: Expected) -> int | str:

@@ -71,9 +71,10 @@ def _drained(name: str, takers: list[ConsumerRow]) -> float | None:
     """What the consumers finish in a second; None when one is not known, or takes from another queue as well."""
     total = 0.0
     for row in takers:
-        if row.state is not State.UNKNOWN and not row.counts.get(State.CONSUMING):
+        unknown = row.state is State.UNKNOWN or bool(row.counts.get(State.UNKNOWN))
+        if not unknown and not row.counts.get(State.CONSUMING):
             continue  # its rate is of what ran until lately
-        if row.state is State.UNKNOWN or row.rate_per_s is None or row.queue != name:
+        if unknown or row.rate_per_s is None or row.queue != name:
             return None
         total += row.rate_per_s
     return round(total, 3)

@@ -8,13 +8,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from qctl.broker import topology
 from qctl.broker.connect import backoff
 from qctl.broker.message import short
 from qctl.broker.session import ChannelLost, Connection
 from qctl.control.event import Command, Verb
 from qctl.control.history import Entry, entries
 from qctl.control.stream import Place, peek
-from qctl.errors import BrokerUnreachable, ControlLogError
+from qctl.errors import BrokerRefused, BrokerUnreachable, ControlLogError
 from qctl.ops.when import iso
 
 #: A log that has an entry delivers it within this.
@@ -87,7 +88,7 @@ def happened(entry: Entry) -> Happened | None:
 async def recorded(
     connection: Connection, *, operators: frozenset[str] | None, since_s: float | None
 ) -> AsyncIterator[Happened]:
-    """What is in the log, in order. Raises ControlLogError, BrokerUnreachable."""
+    """What is in the log, in order. Raises ControlLogError, BrokerRefused, BrokerUnreachable."""
     try:
         async with aclosing(_entries(connection, operators, since_s)) as found:
             async for entry in found:
@@ -95,6 +96,16 @@ async def recorded(
                     yield event
     except ChannelLost as error:
         raise BrokerUnreachable(f"the broker was lost: {error}", hint="Try again when it is back.") from None
+    except ControlLogError as error:
+        raise told(error) from None
+
+
+def told(error: ControlLogError) -> BrokerRefused | ControlLogError:
+    """An error of the reading as somebody meets it who only looks: of the rights one alone is missing."""
+    lost = error.__cause__
+    if isinstance(lost, ChannelLost) and lost.code == topology.ACCESS_REFUSED:
+        return BrokerRefused(error.message, hint=f"Its user needs to read {topology.CONTROL_LOG}.")
+    return error
 
 
 async def followed(
@@ -129,7 +140,7 @@ async def followed(
                         yield event
         except (ChannelLost, ControlLogError) as error:
             if last is None and connection.is_open:
-                raise
+                raise (told(error) if isinstance(error, ControlLogError) else error) from None
             say(f"the control log cannot be followed at present: {error}")
         finally:
             await asyncio.shield(connection.close())

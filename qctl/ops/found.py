@@ -52,7 +52,8 @@ class Flow:
 class Found:
     """All that was learnt by `at_s`. last: of each host the newest in the log; looked_back_s: how far that was read.
 
-    desired None: the control log could not be read.
+    listed: the hosts of which the broker lists a connection, None where it was not asked or does not say. desired
+    None: the control log could not be read.
     """
 
     at_s: float
@@ -61,6 +62,7 @@ class Found:
     last: Mapping[str, HostReading | Goodbye] = field(default_factory=dict)
     looked_back_s: float = 0.0
     supervisors: Mapping[str, HostAnswer | Silence] = field(default_factory=dict)
+    listed: frozenset[str] | None = None
     desired: Desired | None = None
     depths: Mapping[str, Depth] = field(default_factory=dict)
     flows: Mapping[str, Flow] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qctl.control import socket as wire
 from qctl.control.host_answer import ProcessLook
-from qctl.errors import QctlError, UsageError
+from qctl.errors import Interrupted, QctlError, UsageError
 
 #: A supervisor that lives takes a connection at once and a command within the time of a write to its disk.
 GIVEN_WITHIN_S = 10.0
@@ -26,29 +26,37 @@ class Given:
     """The event is kept on the host, and goes into the control log when the broker takes it.
 
     before: the processes when it was given. answers: of those that answered in time, as they would come from the
-    broker. after: the processes when all had answered or ended; None when some had not in time.
+    broker. after: the processes when all had answered or ended; None when some had not in time. is_interrupted:
+    SIGINT came before that.
     """
 
     before: tuple[ProcessLook, ...]
     answers: tuple[bytes, ...] = ()
     after: tuple[ProcessLook, ...] | None = None
+    is_interrupted: bool = False
 
 
 def give(directory: Path, body: bytes, *, timeout_s: float) -> Given:
     """Hand a control event to the supervisor that has its state in `directory` (STATE/HOST) and gather the answers.
 
     body: of one line. timeout_s: for the answers of the processes. Raises NoSupervisor; UsageError for a body too
-    large; QctlError when the supervisor refuses the event, or when it is not known whether it was given.
+    large; QctlError when the supervisor refuses the event, or when it is not known whether it was given; Interrupted,
+    which says what is true, on SIGINT before the supervisor has taken it.
     """
     if len(body) >= wire.MAX_EVENT_LINE_BYTES:
         raise UsageError(f"the command is larger than {wire.MAX_EVENT_LINE_BYTES >> 10} KiB")
+    truth = "not given"
     with socket.socket(socket.AF_UNIX) as connected:
         connected.settimeout(GIVEN_WITHIN_S)
-        _connect(connected, directory)
-        with suppress(OSError):  # who hung up may have said why before
-            connected.sendall(body.rstrip(b"\n") + b"\n")
-        lines = _Lines(connected)
-        first = lines.next(GIVEN_WITHIN_S)
+        try:
+            _connect(connected, directory)
+            truth = "it is not known whether it was given; twice does no harm"
+            with suppress(OSError):  # who hung up may have said why before
+                connected.sendall(body.rstrip(b"\n") + b"\n")
+            lines = _Lines(connected)
+            first = lines.next(GIVEN_WITHIN_S)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; {truth}") from None
         if isinstance(first, wire.Refused):
             refused = QctlError(first.message, hint=first.hint)
             refused.exit_code = first.exit_code
@@ -79,11 +87,14 @@ def _connect(connected: socket.socket, directory: Path) -> None:
 
 def _gather(lines: _Lines, given: Given, timeout_s: float) -> Given:
     deadline, answers = time.monotonic() + timeout_s, []
-    while (line := lines.next(deadline - time.monotonic())) is not None:
-        if isinstance(line, wire.Answered):
-            answers.append(line.body)
-        elif isinstance(line, wire.Ended):
-            return replace(given, answers=tuple(answers), after=line.processes)
+    try:
+        while (line := lines.next(deadline - time.monotonic())) is not None:
+            if isinstance(line, wire.Answered):
+                answers.append(line.body)
+            elif isinstance(line, wire.Ended):
+                return replace(given, answers=tuple(answers), after=line.processes)
+    except KeyboardInterrupt:
+        return replace(given, answers=tuple(answers), is_interrupted=True)
     return replace(given, answers=tuple(answers))
 
 

@@ -19,7 +19,7 @@ from qctl.control.asking import Asking, asking
 from qctl.control.event import Command, Verb
 from qctl.control.host_answer import ProcessState
 from qctl.control.verdict import Expected, HostEvidence, Standing, Supervisor, Verdict, judge
-from qctl.errors import BrokerRefused, BrokerUnreachable, Exit, QctlError, TopologyMismatch
+from qctl.errors import BrokerRefused, BrokerUnreachable, Exit, QctlError, TopologyMismatch, UsageError
 from qctl.inventory.model import Inventory
 from qctl.ops.claim import claim
 from qctl.ops.targets import Selection
@@ -37,6 +37,7 @@ PROGRESS_EVERY_S = 0.2
 #: Names in a sentence about what is awaited.
 LISTED_NAMES = 5
 NOTHING = HostEvidence()
+TIME_OVER = "its time is over: what is not proven was perhaps never paused, and need not be any more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class Report:
 
     confirmed: the events that stand in the log, or that the host keeps (`local`); confirmed_at_s: the last one's wall
     clock. user: who commanded, verified by the broker; "" with `local`. notes: what could not be found out.
-    runs_on: it was waited for tasks that were running, and not all are over.
+    runs_on: it was waited for tasks that were running, and not all are known to be over. is_interrupted: it holds, and
+    somebody did not want to wait for the proof.
     """
 
     order: Order
@@ -67,10 +69,13 @@ class Report:
     notes: tuple[str, ...]
     local: bool = False
     runs_on: bool = False
+    is_interrupted: bool = False
 
     @property
     def exit_code(self) -> Exit:
         """0: whatever is alive has proven it. 3: part has. 5: all that answered refused. 1: nothing is proven."""
+        if self.is_interrupted:
+            return Exit.INTERRUPTED
         standings = {row.standing for row in self.rows}
         if not standings & {Standing.UNPROVEN, Standing.REFUSED}:
             return Exit.PARTLY if self.runs_on else Exit.DONE
@@ -87,11 +92,28 @@ def order(verb: Verb, selection: Selection, *, reason: str | None, until_s: floa
 def check_operator(inventory: Inventory, username: str) -> None:
     """Raise BrokerRefused for a user whom no worker with this inventory would obey."""
     if inventory.operators and username not in inventory.operators:
+        step = "log in as one with $QCTL_USERNAME and $QCTL_PASSWORD."
+        if inventory.broker.local:
+            step = f"`broker: local` has the user {username!r} alone: add it there, or take the list out."
         raise BrokerRefused(
             f"not given: broker user {username!r} is not an operator",
-            hint=f"`operators` in {inventory.path} are {', '.join(inventory.operators)}; "
-            "log in as one with $QCTL_USERNAME and $QCTL_PASSWORD.",
+            hint=f"`operators` in {inventory.path} are {', '.join(inventory.operators)}; {step}",
         )
+
+
+def check_time(wanted: Order) -> None:
+    """Raise UsageError for an order that would end before it is given."""
+    if _is_over_now(wanted):
+        raise UsageError("not given: its time is over", hint="Give it a later end with --until, or --for.")
+
+
+def _is_over_now(wanted: Order) -> bool:
+    return wanted.until_s is not None and wanted.until_s <= time.time()
+
+
+def _within(wanted: Order, timeout_s: float) -> float:
+    """What is left of the timeout and of the time that is ordered."""
+    return timeout_s if wanted.until_s is None else max(0.0, min(timeout_s, wanted.until_s - time.time()))
 
 
 def commands(wanted: Order, *, local: bool = False) -> tuple[Command, ...]:
@@ -127,6 +149,11 @@ class Pausing:
         self._waits_for = ""
 
     @property
+    def is_sent(self) -> bool:
+        """Whether something was sent that may be obeyed, confirmed or not."""
+        return self._asking is not None and self._asking.is_sent
+
+    @property
     def report(self) -> Report:
         """What is true now."""
         found = self._asking
@@ -149,7 +176,8 @@ class Pausing:
     ) -> Report:
         """Give the order and gather the proof for at most timeout_s, then wait at most wait_s for what runs.
 
-        Raises BrokerUnreachable, BrokerRefused, BrokerBlocked, and QctlError as `Asking.give` does.
+        Raises BrokerUnreachable, BrokerRefused, BrokerBlocked, QctlError as `Asking.give` does, and UsageError when the
+        order has ended before it could be given.
         """
         progress = asyncio.create_task(self._show_progress())
         connection: Connection | None = None
@@ -159,10 +187,12 @@ class Pausing:
             async with asking(connection) as found:
                 self._asking = found
                 self._waits_for = "waiting for the broker to confirm"
+                check_time(self._order)
                 await found.give(commands(self._order))
                 await self._gather(found, api, timeout_s)
                 if wait_s is not None:
-                    await self._await_running(connection, wait_s)
+                    await self._await_running(connection, _within(self._order, wait_s))
+                    self._say_what_may_run()
             return self.report
         finally:
             progress.cancel()
@@ -181,7 +211,12 @@ class Pausing:
             return not missing
 
         listed = None if api is None else lambda: management.in_thread(lambda: management.hosts(api), timeout_s=API_S)
-        await found.gather(selection.hosts, is_known, timeout_s=timeout_s, listed=listed, anywhere=selection.anywhere)
+        most_s = _within(self._order, timeout_s)
+        await found.gather(selection.hosts, is_known, timeout_s=most_s, listed=listed, anywhere=selection.anywhere)
+        if _is_over_now(self._order):
+            if not is_known():
+                self._note(TIME_OVER)
+            return
         if api is not None and self._order.verb is Verb.PAUSE and found.confirmed_at_s is not None:
             self._waits_for = "checking with the broker's list of consumers"
             await self._check_consumers(api, deadline_s)
@@ -257,6 +292,12 @@ class Pausing:
             still = "1 task still runs" if tasks == 1 else f"{tasks} tasks still run"
             self._note(f"{still} after {wait_s:g} s: {_listed(row.tag for row in running)}")
 
+    def _say_what_may_run(self) -> None:
+        """A process that is cut off from the broker, or that nobody hears, finishes what it has begun."""
+        if tags := [row.tag for row in self.report.rows if row.may_run]:
+            self._runs_on = True
+            self._note(f"it is not known whether tasks of {_listed(tags)} still run")
+
     def _running(self, listener: Listener) -> list[Verdict]:
         """The rows of which something may still run; the others are noted as over."""
         assert self._asking is not None
@@ -282,12 +323,13 @@ class Pausing:
 def run_locally(wanted: Order, state_directory: Path, *, timeout_s: float) -> Report:
     """Give an order to this machine's supervisor of the one host that it names, without the broker.
 
-    Raises NoSupervisor, and QctlError as `give` does.
+    Raises NoSupervisor, UsageError when the order has ended already, and QctlError and Interrupted as `give` does.
     """
     from qctl.ops.local import give
 
+    check_time(wanted)
     host, command = wanted.selection.hosts[0], commands(wanted, local=True)[0]
-    given = give(state_directory / host, command.body(), timeout_s=timeout_s)
+    given = give(state_directory / host, command.body(), timeout_s=_within(wanted, timeout_s))
     at_s = time.time()
     answers: dict[tuple[int, int], tuple[Answer, ...]] = {}
     notes = []
@@ -308,7 +350,9 @@ def run_locally(wanted: Order, state_directory: Path, *, timeout_s: float) -> Re
     rows = judge(
         wanted.verb, wanted.selection.targets, wanted.selection.expected, {host: evidence}, confirmed_at_s=at_s
     )
-    return Report(wanted, "", (command,), at_s, rows, tuple(notes), local=True)
+    if _is_over_now(wanted) and any(row.standing is Standing.UNPROVEN for row in rows):
+        notes.append(TIME_OVER)
+    return Report(wanted, "", (command,), at_s, rows, tuple(notes), local=True, is_interrupted=given.is_interrupted)
 
 
 def _is_over(row: Verdict, listener: Listener, evidence: HostEvidence | None) -> bool:

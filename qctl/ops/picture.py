@@ -27,12 +27,16 @@ from qctl.ops.status import (
     State,
     Status,
     agreed,
+    alike,
+    often,
     overall,
 )
 from qctl.ops.when import instant
 
 #: A host that my inventory does not have and that is silent is shown for so long.
 STRANGER_S = 900.0
+#: Who was heard so lately and said no goodbye may run on, cut off from the broker.
+LATELY_S = 60.0
 
 
 def picture(found: Found, inventory: Inventory, *, hosts: Iterable[str] = ()) -> Status:
@@ -90,14 +94,23 @@ class _View:
             return _by_supervisor(answer, last_s)
         if self.found.blocked:
             return State.UNKNOWN, BLOCKED, last_s
-        if isinstance(last, Goodbye):
-            return State.DOWN, "its worker has ended", last_s
-        if answer is Silence.ABSENT:
-            why = "its worker is gone" if last else "no worker runs there"
-            return State.DOWN, why, last_s
         if answer is Silence.SILENT:
             return State.UNKNOWN, "its name is taken on the broker and nobody answers", last_s
-        return State.UNKNOWN, "nothing is heard of it", last_s
+        if isinstance(last, Goodbye):
+            return State.DOWN, "its worker has ended", last_s
+        if answer is not Silence.ABSENT:
+            return State.UNKNOWN, "nothing is heard of it", last_s
+        if self.name in (self.found.listed or ()):
+            return State.UNKNOWN, "the broker lists a connection of it and nobody answers", last_s
+        lately = last_s is not None and self.found.at_s - last_s < LATELY_S
+        return State.UNKNOWN if lately else State.DOWN, "no worker of it is connected", last_s
+
+    @property
+    def unheard(self) -> int:
+        """Processes that are silent while the supervisor calls them connected: tasks may run in them."""
+        spoken = {heard.reading.index for heard in self.live}
+        looks = self.supervisor.processes if isinstance(self.supervisor, HostAnswer) else ()
+        return sum(1 for one in looks if one.state is ProcessState.CONNECTED and one.index not in spoken)
 
     @property
     def readings(self) -> list[Reading]:
@@ -161,24 +174,27 @@ class _View:
             costs=dict(known.cost) if known else {},
             seen=self.seen,
         )
-        if self.state is State.DOWN:
+        if self.state is not None:
             return row
         if not mine:
-            if self.state is None and any(reading.omitted for reading in self.readings):
+            if any(reading.omitted for reading in self.readings):
                 return replace(row, state=State.UNKNOWN, why="its reading was too long to be sent")
-            return row if self.state else replace(row, why="its worker does not run it")
-        states = [_state(one.state) for one in mine]
+            return replace(row, why="its worker does not run it")
+        unheard = self.unheard
+        states = [_state(one.state) for one in mine] + [State.UNKNOWN] * unheard
         state = overall(states)
-        inside = [one for one, its in zip(mine, states, strict=True) if its is state]
-        if self.state is None:
-            row = replace(
-                row,
-                state=state,
-                why=_why(state, inside, pauses),
-                since_s=min((one.since_s for one in inside if one.since_s is not None), default=None),
-                counts={its: states.count(its) for its in dict.fromkeys(states)},
-                holds=_holds(mine),
-            )
+        inside = [one for one in mine if _state(one.state) is state]
+        silent = unheard and state is State.UNKNOWN
+        row = replace(
+            row,
+            state=state,
+            why=_silence(unheard, len(states)) if silent else _why(state, inside, pauses),
+            since_s=min((one.since_s for one in inside if one.since_s is not None), default=None),
+            counts={its: states.count(its) for its in dict.fromkeys(states)},
+            holds=_holds(mine),
+        )
+        if unheard:
+            return row  # what runs there nobody says, so no sum is known
         return replace(
             row,
             running=sum(one.running for one in mine),
@@ -230,9 +246,13 @@ def _state(word: str) -> State:
     return State(word) if word in PRECEDENCE else State.UNKNOWN
 
 
+def _silence(unheard: int, of: int) -> str:
+    return f"{unheard} of its {of} processes {'is' if unheard == 1 else 'are'} connected and silent"
+
+
 def _why(state: State, inside: list[ConsumerReading], pauses: tuple[Order, ...]) -> str:
     if state is State.PAUSED and pauses:
-        return "; ".join(f"by {one.by}{f': {one.reason}' if one.reason else ''}" for one in pauses)
+        return "; ".join(f"by {one.by}{f': {one.reason}' if one.reason else ''}{often(n)}" for one, n in alike(pauses))
     if state is State.HELD and (holds := _holds(inside)):
         return "; ".join(dict.fromkeys(one.words or one.cause for one in holds))
     return "; ".join(dict.fromkeys(one.why for one in inside if one.why))

@@ -94,6 +94,7 @@ class _Ear:
         self.hosts = tuple(inventory.hosts)
         self.notes: list[str] = []
         self.supervisors: dict[str, HostAnswer | Silence] = {}
+        self.listed: frozenset[str] | None = None
         self.asked = False
 
     async def all(self, hosts: Sequence[str], strangers: bool) -> Found:
@@ -117,10 +118,11 @@ class _Ear:
             last=last,
             looked_back_s=looked_back_s,
             supervisors=self.supervisors,
+            listed=self.listed,
             desired=desired,
             depths={**known, **depths},
             flows=flows,
-            notes=tuple(self.notes),
+            notes=tuple(dict.fromkeys(self.notes)),
         )
 
     async def _in_time(self, work: Awaitable[T], timeout_s: float, otherwise: T, what: str) -> T:
@@ -219,7 +221,18 @@ class _Ear:
         nowhere: tuple[Mapping[str, HostReading | Goodbye], float] = {}, 0.0
         if self.asking.blocked or all(isinstance(self.supervisors.get(host), HostAnswer) for host in self.hosts):
             return nowhere
-        return await self._in_time(self._log(), PATIENCE_S, nowhere, "the log of readings")
+        found, self.listed = await asyncio.gather(
+            self._in_time(self._log(), PATIENCE_S, nowhere, "the log of readings"),
+            self._in_time(self._listed(), PATIENCE_S, None, "the management API"),
+        )
+        return found
+
+    async def _listed(self) -> frozenset[str] | None:
+        """Whose connections the broker lists: of who has no supervisor now, one may not be given up yet."""
+        api = management.api_of(self.inventory.broker, self.inventory.path, self.login)
+        if api is None or Silence.ABSENT not in self.supervisors.values():
+            return None
+        return await management.in_thread(lambda: management.hosts(api), timeout_s=MANAGEMENT_S)
 
     async def _log(self) -> tuple[Mapping[str, HostReading | Goodbye], float]:
         back_s = min(MAX_LOOK_BACK_S, max(4 * LOG_PERIOD_S, MAX_ENTRIES * LOG_PERIOD_S / len(self.inventory.hosts)))

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -25,8 +26,8 @@ class State(StrEnum):
     MIXED = "mixed"
 
 
-#: Where several hold, the first shows. What is not known says more than that others are consuming.
-PRECEDENCE = (State.DOWN, State.DRAINING, State.PAUSED, State.HELD, State.UNKNOWN, State.CONSUMING)
+#: Where several hold, the first shows. Of one that is silent nobody knows whether tasks run in it, whatever others say.
+PRECEDENCE = (State.DOWN, State.DRAINING, State.UNKNOWN, State.PAUSED, State.HELD, State.CONSUMING)
 #: In this order states are counted in words.
 COUNTED = (State.PAUSED, State.HELD, State.DRAINING, State.DOWN, State.UNKNOWN, State.CONSUMING)
 
@@ -99,7 +100,9 @@ class HostRow:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerRow:
-    """A consumer on a host, its processes taken together. counts: how many processes are in which state."""
+    """A consumer on a host, its processes taken together. counts: how many processes are in which state; a silent one
+    is unknown, and then so are the numbers.
+    """
 
     host: str
     consumer: str
@@ -220,6 +223,22 @@ def agreed(states: Iterable[State]) -> State:
     """A host's state from those of its consumers: theirs when they agree."""
     found = set(states)
     return found.pop() if len(found) == 1 else State.MIXED if found else State.UNKNOWN
+
+
+def alike(orders: Iterable[Order]) -> tuple[tuple[Order, int], ...]:
+    """Each order once, as it was given first, with how often the same was given."""
+    first: dict[Order, Order] = {}
+    times: Counter[Order] = Counter()
+    for one in orders:
+        key = replace(one, id="", at_s=None)
+        first.setdefault(key, one)
+        times[key] += 1
+    return tuple((one, times[key]) for key, one in first.items())
+
+
+def often(times: int) -> str:
+    """How often something was given, behind its words; "" for once."""
+    return f" ({times} times)" if times > 1 else ""
 
 
 def document(status: Status) -> dict[str, Any]:

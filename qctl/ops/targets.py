@@ -55,7 +55,7 @@ class Selection:
     @property
     def anywhere(self) -> bool:
         """Whether hosts that are not in the inventory may be concerned."""
-        return not all(is_literal(target.host) or is_literal(target.tag) for target in self.targets)
+        return not all(is_literal(target.host) or is_literal(_host_of(target.tag)) for target in self.targets)
 
 
 def select(inventory: Inventory, words: Words) -> Selection:
@@ -86,6 +86,11 @@ def select(inventory: Inventory, words: Words) -> Selection:
             f"{shown(words)} is more than {MAX_TARGETS} hosts to name", hint="A pattern is a single event."
         )
     return Selection(tuple(dict.fromkeys(targets)), tuple(expected), shown(words))
+
+
+def _host_of(tag: str | None) -> str | None:
+    """The host's part of a tag; its other parts do not reach beyond that host, whatever stands for them."""
+    return None if tag is None else tag.split("/")[1]
 
 
 def _meant(inventory: Inventory, words: Words, text: str | None) -> list[Target]:

@@ -45,13 +45,18 @@ def _next(now: datetime, zone: tzinfo | None, hour: int, minute: int, second: in
         today = now.replace(tzinfo=None, hour=hour, minute=minute, second=second, microsecond=0)
     except ValueError:
         raise ValueError(f"{EXPECTED}, found {hour}:{minute:02d}") from None
-    until = _local(today, zone)
-    return until if until > now else _local(today + timedelta(days=1), zone)
+    if today > now.replace(tzinfo=None) and (until := _local(today, zone)) > now:
+        return until
+    return _local(today + timedelta(days=1), zone)
 
 
 def _local(naive: datetime, zone: tzinfo | None) -> datetime:
-    """What a clock shows in a zone, by the rules that hold there on that day."""
+    """What a clock shows in a zone, by the rules that hold there on that day; ValueError where it never shows it."""
     try:
-        return naive.replace(tzinfo=zone) if zone is not None else naive.astimezone()
+        local = naive.replace(tzinfo=zone) if zone is not None else naive.astimezone()
+        shown = local.astimezone(UTC).astimezone(zone)
     except (OverflowError, OSError, ValueError):
         raise ValueError(f"{EXPECTED}, found {naive.isoformat()!r}") from None
+    if shown.replace(tzinfo=None) != naive:
+        raise ValueError(f"{naive:%Y-%m-%d %H:%M:%S} is never: the clock is put forward over it")
+    return local

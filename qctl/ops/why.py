@@ -12,7 +12,19 @@ from datetime import tzinfo
 from enum import StrEnum
 from typing import Any
 
-from qctl.ops.status import COUNTED, ConsumerRow, HeldBy, Order, QueueRow, QuotaRow, Source, State, Status
+from qctl.ops.status import (
+    COUNTED,
+    ConsumerRow,
+    HeldBy,
+    Order,
+    QueueRow,
+    QuotaRow,
+    Source,
+    State,
+    Status,
+    alike,
+    often,
+)
 from qctl.ops.when import clock, iso, span
 
 #: Names listed in a sentence before the rest is only counted.
@@ -130,9 +142,10 @@ class _Teller:
             yield Fact(Kind.PROCESSES, sentence, {"processes": host.processes, "processes_heard": host.heard})
 
     def _pauses(self, row: ConsumerRow) -> Iterator[Fact]:
-        later = " (obeyed when it starts)" if row.state is State.DOWN else ""
-        for pause in row.pauses:
-            yield Fact(Kind.PAUSE, f"paused{later} {self._given(pause)}; it names {pause.target}", _order_values(pause))
+        obeyed = {State.DOWN: " (obeyed when it starts)", State.UNKNOWN: " (whether all of it obeys is not known)"}
+        for pause, times in alike(row.pauses):
+            sentence = f"paused{obeyed.get(row.state, '')} {self._given(pause)}; it names {pause.target}{often(times)}"
+            yield Fact(Kind.PAUSE, sentence, {**_order_values(pause), "times": times})
         if not row.pauses and row.state in (State.HELD, State.DOWN):
             yield Fact(Kind.NOT_PAUSED, "not paused")
 
@@ -170,7 +183,8 @@ class _Teller:
             return f"{used}; the upstream allows no calls until {self.at(row.blocked_until_s)}"
         if row.dry:
             when = f"at {self.at(row.returns_at_s)}" if row.returns_at_s is not None else "when a task gives some back"
-            return f"{used}, first units return {when}"
+            over = row.used_units > row.limit_units  # what returns first is not free yet
+            return f"{used}, {'a unit may be used again' if over else 'first units return'} {when}"
         if row.exhausted_at_s is not None:
             return f"{used}, used up at about {self.at(row.exhausted_at_s)} at this rate"
         return used
@@ -196,7 +210,8 @@ class _Teller:
 
     def _short_cause(self, row: ConsumerRow) -> str:
         if row.state is State.PAUSED and row.pauses:
-            return f", {self._given(row.pauses[0])}"
+            pause, times = alike(row.pauses)[0]
+            return f", {self._given(pause)}{often(times)}"
         if row.state is State.HELD:
             quotas = [quota for name in row.costs if (quota := self.status.quota(row.host, name))]
             short = [quota for quota in quotas if quota.dry or self._blocked(quota)]

@@ -121,8 +121,13 @@ class Leases:
         return Priced(consumer, lines, self._tallies.setdefault(consumer, Tally()))
 
     def withdraw(self, consumer: str) -> None:
-        """The consumer is paused or draining: no claims, no standing; who waits gets Hold(WITHDRAWN). Grants stay."""
+        """The consumer is paused or draining: no claims, no standing; who waits gets Hold(WITHDRAWN) before this
+        returns. Grants stay. Asks no disk."""
         self._renewal.withdraw(consumer)
+
+    def enter_again(self, priced: Priced, *, backlog: Callable[[], Mapping[str, int]] = _nothing) -> None:
+        """As `register`, for a consumer that was withdrawn and is judged by what the ledger said last. Asks no disk."""
+        self._renewal.enter_again(priced, backlog)
 
     def standing(self, consumer: str) -> Standing:
         """Where the consumer stands now; Hold(WITHDRAWN) if it is not registered."""
@@ -175,6 +180,10 @@ class Leases:
             if (reading := readings.get(policy.name)) is not None
         }
 
+    def look(self) -> Mapping[str, Reading]:
+        """What the ledger says now. Asks the disk. Raises LedgerError."""
+        return self._ledger.readings()
+
     def close(self) -> None:
         """Give back what is unspent and leave. What no task has settled counts as spent. Raises LedgerError."""
         if self._closed:
@@ -215,6 +224,11 @@ class Leases:
         now_ns = self._ledger.clock.now_ns()
         waiter = Waiter(priced=priced, done=done, since_ns=now_ns, grant=grant, try_ns=now_ns)
         self._till.enqueue(waiter)
+        # Whoever was withdrawn in between was not seen in line.
+        held = self.standing(priced.consumer).held if grant is None else None
+        if held is not None and self._till.dequeue(waiter):
+            done(held)
+            return None
         return waiter
 
     def _await(self, ask: Callable[[Callable[[Grant | Hold], None]], Waiter | None]) -> Grant | Hold:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from qctl.errors import LedgerError
-from qctl.quota.admission import Standing
+from qctl.quota.admission import Cause, Hold, Standing
 from qctl.quota.ledger import Exchange, Ledger, Want
 from qctl.quota.policy import NS_PER_MS, NS_PER_S
 from qctl.quota.pool import Grant, Pool, Priced, Waiter
@@ -59,6 +59,8 @@ class _Plan:
     """What the next exchange is to contain, if it is due."""
 
     due: bool
+    #: Before the rest is looked at: who is withdrawn while this is made is for the next exchange.
+    withdrawn: set[str] = field(default_factory=set)
     waiters: list[Waiter] = field(default_factory=list)
     returning: list[tuple[Entry, Want]] = field(default_factory=list)
     give_back: dict[str, int] = field(default_factory=dict)
@@ -100,22 +102,30 @@ class Renewal:
     def enter(self, priced: Priced, backlog: Callable[[], Mapping[str, int]]) -> None:
         """Register a consumer and judge it at once, by a fresh look at the ledger."""
         self.standings.readings = self._ledger.readings()
+        self.enter_again(priced, backlog)
+
+    def enter_again(self, priced: Priced, backlog: Callable[[], Mapping[str, int]]) -> None:
+        """Register a consumer and judge it at once, by what the ledger said last."""
         self._withdrawn.discard(priced.consumer)
         self.standings.enter(Entry(priced=priced, backlog=backlog), self._now_ns())
         self.wake.set()
 
     def withdraw(self, consumer: str) -> None:
-        """Forget a consumer: its place in line, what is kept for it, and (by the next round) who waits for it."""
+        """Forget a consumer: who waits for it, what is kept for it, and (by the next round) its place in line."""
         if self.standings.forget(consumer):
             self._till.unmark(consumer)
+            for waiter in self._till.waiting():
+                if waiter.grant is None and waiter.priced.consumer == consumer and self._till.dequeue(waiter):
+                    waiter.done(Hold(None, Cause.WITHDRAWN))
             self._withdrawn.add(consumer)
             self.wake.set()
 
     def rebind(self) -> None:
         """Make pools for all quotas of the ledger, and have all look at its shared page."""
+        slots = self._ledger.slots()  # first: a quota that another process adds meanwhile is only in the readings then
         readings = self._ledger.readings()
         grains_ns = {quota: min(part.limit.bucket_ns for part in reading.limits) for quota, reading in readings.items()}
-        self._till.bind(self._ledger.slots(), grains_ns, self._ledger.words.view)
+        self._till.bind(slots, grains_ns, self._ledger.words.view)
         self.standings.readings = readings
 
     # -- the thread
@@ -182,7 +192,10 @@ class Renewal:
                 self._till.unmark(entry.priced.consumer)
 
     def _plan(self, now_ns: int) -> _Plan:
-        plan = _Plan(due=bool(self._withdrawn) or not self._ledger.knows_us, waiters=self._till.due(now_ns, WANTS))
+        plan = _Plan(due=bool(self._withdrawn) or not self._ledger.knows_us, withdrawn=set(self._withdrawn))
+        known = {entry.priced.consumer for entry in self.standings.all()}
+        # One that is withdrawn must not claim; it is about to be told.
+        plan.waiters = [it for it in self._till.due(now_ns, WANTS) if it.grant or it.priced.consumer in known]
         for waiter in plan.waiters:
             for pool, _ in waiter.priced.lines:
                 # A part in memory does not help; together with what the ledger has it may.
@@ -221,7 +234,6 @@ class Renewal:
 
     def _exchange(self, plan: _Plan) -> None:
         till = self._till
-        withdrawn = tuple(self._withdrawn)
         statement = till.state(plan.give_back)
         wants = [Want(it.priced.consumer, it.priced.cost, claim=it.grant is None) for it in plan.waiters]
         request = Exchange(
@@ -230,18 +242,20 @@ class Renewal:
             doubtful=statement.doubtful,
             wants=(*wants, *(want for _, want in plan.returning)),
             top_up={quota: max(0, till.pools[quota].left) for quota in plan.top_up},
-            unclaim=withdrawn,
+            unclaim=tuple(plan.withdrawn),
         )
+        self._withdrawn.difference_update(plan.withdrawn)
         try:
             response = self._ledger.exchange(request, patience_s=ROUND_PATIENCE_S)
         except BaseException:
+            self._withdrawn.update(plan.withdrawn)
             till.restore(statement)
             raise
         if response.void:
+            self._withdrawn.update(plan.withdrawn)
             self._start_over(statement)
             return
         self._flushed_ns = now_ns = self._now_ns()
-        self._withdrawn.difference_update(withdrawn)
         till.confirm(response.leased, response.epochs)
         paid = dict(zip(plan.waiters, response.granted, strict=False))
         self._answer(till.serve_leased(waiter for waiter, granted in paid.items() if granted))
@@ -253,6 +267,8 @@ class Renewal:
                 till.earmark(want.consumer, want.cost)
                 entry.earmarked_until_ns = now_ns + EARMARK_NS
                 self.standings.change(entry, Standing())
+                if not self.standings.has(entry):
+                    till.unmark(want.consumer)  # withdrawn meanwhile: nobody would ever come for them
             else:
                 entry.ripe_ns = now_ns + RETRY_NS
         if response.readings:

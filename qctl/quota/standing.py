@@ -97,6 +97,11 @@ class Standings:
         with self._till.lock:
             return self.entries.pop(consumer, None) is not None
 
+    def has(self, entry: Entry) -> bool:
+        """Whether it is registered still."""
+        with self._till.lock:
+            return self.entries.get(entry.priced.consumer) is entry
+
     def of(self, consumer: str) -> Standing:
         """Where the consumer stands; Hold(WITHDRAWN) if it is not registered."""
         with self._till.lock:

@@ -112,6 +112,11 @@ class Till:
         with self.lock:
             return self._dequeue(waiter)
 
+    def waiting(self) -> tuple[Waiter, ...]:
+        """Who stands in line."""
+        with self.lock:
+            return tuple(self.waiters)
+
     def serve(self) -> list[tuple[Waiter, Grant]]:
         """Pay whoever can be paid from memory, first come first served in each quota."""
         served: list[tuple[Waiter, Grant]] = []

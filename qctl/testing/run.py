@@ -25,11 +25,13 @@ from qctl.testing.api import Call, FakeApi, UnexpectedCall
 from qctl.testing.purse import Purse
 from qctl.units import MAX_UNITS, NS_PER_S, Rate, parse_duration
 from qctl.worker import handlers, http
-from qctl.worker.execute import Delivery, Executor, Rules, Settled
+from qctl.worker.delivery import Delivery, Settled
+from qctl.worker.execute import Executor
 from qctl.worker.handlers import Answer, Handler
 from qctl.worker.handlers import python as python_handlers
 from qctl.worker.outbox import Outbox
 from qctl.worker.outcome import Ending
+from qctl.worker.rules import Rules
 from qctl.worker.task import Task
 
 #: The host and the consumer of a handler that is given as a function.

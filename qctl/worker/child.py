@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qctl.broker.message import utc
+from qctl.broker.message import text, utc
 from qctl.control.host_answer import ProcessLook, ProcessState
 from qctl.control.reading import Reading
 from qctl.control.reading_parse import from_json
@@ -58,6 +58,7 @@ class Child:
         self._listeners = listeners
         self._state = ProcessState.STARTING
         self._since = utc(time.time())
+        self._user = ""
         self._reports = Reports(
             read_end,
             f"process {index} pid={process.pid}",
@@ -76,7 +77,7 @@ class Child:
         self._reports.catch_up()
         if not self.alive:
             self._become(ProcessState.ENDED)
-        return ProcessLook(self.index, self.process.pid, self._state, self._since)
+        return ProcessLook(self.index, self.process.pid, self._state, self._since, self._user)
 
     def order(self, words: bytes) -> None:
         """Write an order; a process that is gone needs none."""
@@ -107,6 +108,8 @@ class Child:
                     self.ready.set_result(True)
             case "failed":
                 self._listeners.on_failed(self, report)
+            case "link" if "user" in report:
+                self._user = text(report["user"])
             case "link":
                 self._become(ProcessState(report["state"]))
             case "reading":

@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from qctl.broker import topology
 from qctl.broker.message import Properties
@@ -21,37 +19,22 @@ from qctl.broker.session import Connection
 from qctl.broker.subscription import Subscription
 from qctl.control.desired import Pause
 from qctl.worker.counts import Counts
-from qctl.worker.execute import Delivery, Executor, Settled
+from qctl.worker.delivery import Delivery
+from qctl.worker.execute import Executor
 from qctl.worker.forward import Forwarder, was_returned
+from qctl.worker.in_line import InLine
 from qctl.worker.keeper import Keeper
-from qctl.worker.orphans import Orphans
-from qctl.worker.outcome import GIVE_BACK, Ending
-from qctl.worker.pace import Pace
+from qctl.worker.pace import Pace, Prefetch
+from qctl.worker.pauses import Pauses, in_words
 from qctl.worker.probing import Probing
-from qctl.worker.state import State
+from qctl.worker.settle import Settling
+from qctl.worker.state import State, Tag
 
 log = logging.getLogger(__name__)
 
-#: A running subscription is renewed for a new prefetch when that is off by this factor, and at most this often.
-PREFETCH_FACTOR = 2.0
-PREFETCH_EVERY_S = 5.0
-#: Settled in one turn of the loop: what operators command must not wait behind a flood of short tasks.
-MAX_FLUSHED = 250
 #: How often it is looked whether a pause is complete, at first and at last.
 LOOK_FIRST_S = 0.001
 LOOK_LAST_S = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One consumer tag, now. cancelled_at_s: wall clock of its cancel-ok. running: tasks of its queue that run."""
-
-    queue: str
-    tag: str
-    state: State
-    cancelled_at_s: float | None
-    running: int
-    given_back: int
 
 
 class LiveConsumer:
@@ -81,9 +64,9 @@ class LiveConsumer:
         self.pace = Pace()
         self.counts = Counts()
         self.executor: Executor | None = None
+        self.in_line: InLine | None = None
         self.why_down = "not connected yet"
         self.since_s = time.time()
-        self.prefetch = concurrency
         self._forwarder = Forwarder(
             host=host,
             work_queue=work_queue,
@@ -94,19 +77,26 @@ class LiveConsumer:
             release=self.release,
         )
         self._probing = Probing(ladder_s=ladder_s, hold=self.hold, release=self.release)
-        self._prefetch_changed_s = 0.0
-        self._flush_soon = flush_soon
+        self._prefetch = Prefetch(concurrency)
         self._holds: dict[str, str] = {}
         self._for_now = ""
-        self._pauses: Mapping[str, tuple[Pause, ...]] = {}
-        self._paused: frozenset[str] = frozenset()
+        self._pauses = Pauses(())
         self._deaf = True
-        self._draining = False
+        self._draining = self._ended = False
         self._opened: set[Subscription] = set()  # all that were not seen to be lost
         self._keepers = {queue: Keeper(self, queue, tag) for queue, tag in queues.items()}
-        self._settled: deque[Settled] = deque()
-        self._started: set[Delivery] = set()
-        self._orphans = Orphans()
+        self._settling = Settling(
+            address,
+            counts=self.counts,
+            pace=self.pace,
+            probing=self._probing,
+            forwarder=self._forwarder,
+            came_back=self._came_back,
+            scattered=self._look_again,
+            flush_soon=flush_soon,
+        )
+        #: on_settled(settled): a delivery has left the executor; any thread.
+        self.on_settled = self._settling.add
         self._foreign = {one.name for one in declarations if isinstance(one, topology.Existing)}
         self._shown = f"{State.DOWN}: {self.why_down}"  # no news
 
@@ -118,7 +108,7 @@ class LiveConsumer:
 
     def _admits(self, queue: str) -> bool:
         """Whether nobody forbids its tasks; all of it may be changed at any moment, and counts from then on."""
-        return not (self._draining or self._deaf or queue in self._paused)
+        return not (self._draining or self._deaf or queue in self._pauses.queues)
 
     @property
     def state(self) -> State:
@@ -127,11 +117,11 @@ class LiveConsumer:
 
     def state_of(self, queue: str) -> State:
         """What one of its queues is now."""
-        if self._deaf or not self._keepers[queue].served:
+        if (self._deaf or not self._keepers[queue].served) and not self._ended:
             return State.DOWN
         if self._draining:
             return State.DRAINING
-        if queue in self._paused:
+        if queue in self._pauses.queues:
             return State.PAUSED
         return State.HELD if self._holds else State.CONSUMING
 
@@ -142,7 +132,7 @@ class LiveConsumer:
             case State.DOWN:
                 return self.why_down
             case State.PAUSED:
-                return "; ".join(map(_pause_words, self.pauses))
+                return in_words(self.pauses)
             case State.HELD:
                 return "; ".join(self._holds.values())
         return ""
@@ -150,11 +140,11 @@ class LiveConsumer:
     @property
     def pauses(self) -> tuple[Pause, ...]:
         """The pauses that hold for any of its queues, each once."""
-        return tuple({one.id: one for found in self._pauses.values() for one in found}.values())
+        return self._pauses.all
 
     def pauses_of(self, queue: str) -> tuple[Pause, ...]:
         """The pauses that hold for one of its queues."""
-        return self._pauses.get(queue, ())
+        return self._pauses.of(queue)
 
     @property
     def holds(self) -> Mapping[str, str]:
@@ -166,15 +156,20 @@ class LiveConsumer:
         for queue, keeper in self._keepers.items():
             yield keeper.tag, queue, self.state_of(queue)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Tag]:
         """Each of its consumer tags as it is now."""
         while self.flush():
             pass
-        begun = [one.subscription.queue for one in list(self._started)]
+        begun = [one.subscription.queue for one in list(self._settling.started)]
         return [
-            Row(queue, it.tag, self.state_of(queue), it.cancelled_at_s, begun.count(queue), it.given_back)
+            Tag(queue, it.tag, self.state_of(queue), it.cancelled_at_s, begun.count(queue), it.given_back)
             for queue, it in self._keepers.items()
         ]
+
+    @property
+    def prefetch(self) -> int:
+        """Deliveries that a subscription may have here at once."""
+        return self._prefetch.now
 
     @property
     def waiting(self) -> int:
@@ -186,40 +181,34 @@ class LiveConsumer:
         """Tasks that run, deliveries on their way out, and tags that are still subscribed."""
         running = self.executor.active if self.executor else 0
         subscribed = sum(keeper.subscribed for keeper in self._keepers.values())
-        return running + len(self._settled) + self._forwarder.pending + subscribed
-
-    @property
-    def stuck(self) -> str:
-        """Why tasks that are over time make this process not worth keeping, "" while they do not."""
-        if self.executor is None:
-            return ""
-        if 2 * self.executor.lost_slots >= self.concurrency:
-            return "half of its slots run tasks that are over time"
-        return "a task is over its time and does not end" if self.executor.hopeless else ""
-
-    def backlog(self, cost: Mapping[str, int]) -> dict[str, int]:
-        """Units that everything handed in and not admitted yet will need. Any thread."""
-        waiting = self.waiting
-        return {quota: units * waiting for quota, units in cost.items()}
+        return running + self._settling.pending + subscribed
 
     def pause(self, pauses: Mapping[str, tuple[Pause, ...]]) -> None:
         """From now on exactly these hold, by queue. Nothing of such a queue starts any more; `paused` says when that is
         complete."""
-        before, self._pauses = self._pauses, {queue: found for queue, found in pauses.items() if found}
-        if self._pauses != before:
-            self._paused = frozenset(self._pauses)  # read by every slot right before a start
-            self._wake()
+        before, now = self._pauses, Pauses(self._keepers, pauses)
+        if now == before:
+            return
+        in_line = None if self._draining else self.in_line
+        if before.whole and not now.whole and in_line is not None:
+            in_line.come_back()  # before anything is wanted again: it may be held
+        self._pauses = now  # every slot looks at it right before a start
+        self._wake()
+        if now.whole and not before.whole and in_line is not None:
+            in_line.leave()
 
     async def paused(self, queues: Iterable[str]) -> None:
         """Return when these queues are cancelled for certain (or resumed), and nothing of them can start any more."""
         wanted, pause_s = set(queues), LOOK_FIRST_S
-        while self._is_closing(wanted & self._paused):
+        while self._is_closing(wanted & self._pauses.queues):
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LOOK_LAST_S)
 
     def _is_closing(self, queues: set[str]) -> bool:
         if any(self._keepers[queue].subscribed for queue in queues):
             return True
+        if self.executor is not None and self._pauses.whole and self.executor.paying:
+            return True  # they were told, and are on their way back
         return self.executor is not None and self.executor.is_starting(lambda one: one.subscription.queue in queues)
 
     def hold(self, cause: str, words: str, for_now: str = "") -> None:
@@ -236,32 +225,31 @@ class LiveConsumer:
         """This cause is over; others may remain."""
         if self._holds.pop(cause, None) is not None:
             if not self._holds:
-                self.prefetch = self.pace.prefetch(self.concurrency, 0.0)
+                self._prefetch.now = self.pace.prefetch(self.concurrency, 0.0)
             self._wake()
 
     def drain(self) -> None:
         """Stop consuming for good; what runs is let finish."""
         self._draining = True
         self._wake()
+        if self.in_line is not None:
+            self.in_line.leave()
+
+    def end(self) -> None:
+        """It has drained: that its connection is closed now is nobody's loss, and no news."""
+        self._ended = True
 
     def tick(self) -> None:
         """Look after the prefetch and overdue tasks; called about twice a second."""
         self.counts.tick(time.monotonic())
         oldest_s = self.executor.expire() if self.executor else 0.0
         if self._holds and self._probing.due():
-            self._probing.seeking, self.prefetch = True, 1
+            self._probing.seeking, self._prefetch.now = True, 1
             self._wake()
         target, now_s = self.pace.prefetch(self.concurrency, oldest_s), time.monotonic()
-        factor = target / self.prefetch
-        due = now_s - self._prefetch_changed_s >= PREFETCH_EVERY_S
-        if (
-            due
-            and (factor >= PREFETCH_FACTOR or factor <= 1 / PREFETCH_FACTOR)
-            and self._all_wanted
-            and not self._holds
-        ):
-            self.prefetch, self._prefetch_changed_s = target, now_s
-            if factor < 1:
+        before = self.prefetch
+        if self._all_wanted and not self._holds and self._prefetch.adjust(target, now_s):
+            if target < before:
                 self._take_back()  # the tasks turned out longer: what waits here could run elsewhere
             self._wake()
 
@@ -297,11 +285,7 @@ class LiveConsumer:
     def _return(self, delivery: Delivery) -> None:
         """Give back one that will not run; where its channel is gone, what was redelivered of it meanwhile."""
         self._probing.missed(delivery)
-        lost_run = delivery in self._started and _is_lost(delivery)  # it began in the ward, which died
-        self._started.discard(delivery)
-        if lost_run and (waiting := self._orphans.ended(Settled(delivery, GIVE_BACK))) is not None:
-            delivery = waiting.delivery
-        self._give_back(delivery)
+        self._give_back(self._settling.unstarted(delivery))
 
     def note_lost(self) -> None:
         """Look for channels that are gone, also of subscriptions cancelled long ago: what runs is an orphan from now
@@ -309,7 +293,7 @@ class LiveConsumer:
         if all(one.is_open for one in self._opened):
             return
         self._opened = {one for one in self._opened if one.is_open}
-        self._orphans.add(list(self._started))
+        self._settling.note_lost()
         for delivery in self.executor.take_back(_is_lost) if self.executor else ():
             self._return(delivery)
 
@@ -358,10 +342,9 @@ class LiveConsumer:
         delivery = Delivery(subscription, tag, redelivered, properties, body, time.time())
         if redelivered:
             self.note_lost()
-        if redelivered and (found := self._orphans.adopt(delivery)):
-            if isinstance(found, Settled):
-                self.on_settled(found)
-        elif self.executor and self.wants(subscription.queue):
+        if redelivered and self._settling.adopt(delivery):
+            return
+        if self.executor and self.wants(subscription.queue):
             if self._holds:
                 self._take_probe(delivery)
             self.executor.put(delivery)
@@ -386,7 +369,9 @@ class LiveConsumer:
 
     def may_start(self, delivery: Delivery) -> bool | None:
         """Asked by the executor right before a start. None: ask again, the broker has been silent for too long."""
-        self._started.add(delivery)  # before looking: who notes the runs of a lost channel must not overlook this one
+        self._settling.started.add(
+            delivery
+        )  # before looking: who notes the runs of a lost channel must not overlook this one
         allowed: bool | None = False
         queue = delivery.subscription.queue
         wanted = self.wants(queue) or (self._admits(queue) and self._probing.may_run(delivery, self._holds))
@@ -394,61 +379,21 @@ class LiveConsumer:
             connection = delivery.subscription.channel.connection
             allowed = True if connection.silent_s() < 2 * connection.heartbeat_s else None
         if not allowed:
-            self._started.discard(delivery)
+            self._settling.started.discard(delivery)
         return allowed
-
-    def on_settled(self, settled: Settled) -> None:
-        """A delivery has left the executor. Any thread."""
-        self._settled.append(settled)
-        self._flush_soon()
 
     def flush(self) -> bool:
         """Send of what the executor has settled as much as is good to do at one go; whether there is more."""
-        acks: dict[Subscription, list[int]] = {}
-        runs, run_s, body_bytes, late = 0, 0.0, 0, 0
-        for _ in range(min(len(self._settled), MAX_FLUSHED)):
-            settled = self._settled.popleft()
-            delivery = settled.delivery
-            if settled.seen is not None or self._probing.probe is not None:
-                settled = self._probing.weigh(settled)
-            if settled.run_s is not None:
-                runs += 1
-                run_s += settled.run_s
-                body_bytes += len(delivery.body)
-            began = delivery in self._started
-            self._started.discard(delivery)
-            if not delivery.subscription.is_open:
-                late += settled.run_s is not None
-                adopted = self._orphans.ended(settled, new=began)
-                if adopted is None:
-                    continue  # settled too late: the broker has given it to somebody else, or will
-                settled, delivery = adopted, adopted.delivery
-            ending = settled.outcome.ending
-            if ending is Ending.ACK and not settled.forwards:
-                acks.setdefault(delivery.subscription, []).append(delivery.tag)
-            elif ending is Ending.GIVE_BACK:
-                self._give_back(delivery)
-                self._wake()
-            else:
-                self.counts.add(settled.outcome)
-                self._forwarder.start(settled)
-        for subscription, tags in acks.items():
-            self.counts.acked += len(tags)
-            subscription.ack(tags)
-            if subscription.scattered:
-                self._look_again()
-        if late:
-            log.warning("%s %d task(s) ended after the broker had taken them back", self.address, late)
         first = self.pace.done == 0
-        self.pace.add(runs, run_s, body_bytes)
-        if first and runs:
+        more = self._settling.flush()
+        if first and self.pace.done:
             self.tick()
-        return bool(self._settled)
+        return more
+
+    def _came_back(self, delivery: Delivery) -> None:
+        self._give_back(delivery)
+        self._wake()
 
 
 def _is_lost(delivery: Delivery) -> bool:
     return not delivery.subscription.is_open
-
-
-def _pause_words(pause: Pause) -> str:
-    return f"{pause.target}, by {pause.user}" + (f": {pause.reason}" if pause.reason else "")

@@ -11,15 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from qctl.broker.message import DeadReason, Malformed, Message, Properties, parse, text
-from qctl.broker.subscription import Subscription
-from qctl.inventory.model import Consumer, HttpHandler, Quota
+from qctl.broker.message import DeadReason, Malformed, Message, parse, text
 from qctl.quota import Grant, Hold, Leases, Priced
+from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.exceptions import TimedOut
 from qctl.worker.handlers import Answer, Handler
 from qctl.worker.inside import is_inside
@@ -27,13 +25,11 @@ from qctl.worker.isolation import is_suspect
 from qctl.worker.judge import judge, words
 from qctl.worker.logs import current_task
 from qctl.worker.meter import Meter, Tariff, tariff
-from qctl.worker.outbox import Outbox
-from qctl.worker.outcome import GIVE_BACK, Outcome, dead, decide
+from qctl.worker.outcome import GIVE_BACK, dead, decide, spared
+from qctl.worker.rules import Rules
 from qctl.worker.task import Task
-from qctl.worker.upstream import Seen
 
 if TYPE_CHECKING:
-    from qctl.worker.plan import Plan
     from qctl.worker.ward import Bed
 
 log = logging.getLogger(__name__)
@@ -44,38 +40,8 @@ SILENCE_POLL_S = 0.1
 CLEANUP_S = 5.0
 #: A run that is over its time for this long costs the process: its message must not stay unsettled for ever.
 HOPELESS_S = 20.0
-
-
-@dataclass(slots=True, eq=False)
-class Delivery:
-    """One message in this process's hands."""
-
-    subscription: Subscription
-    tag: int
-    redelivered: bool
-    properties: Properties = field(repr=False)
-    body: bytes = field(repr=False)
-    received_s: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Settled:
-    """A delivery that is done with.
-
-    run_s: how long the handler took, None when it did not run. seen: what that says about the upstream, if anything.
-    """
-
-    delivery: Delivery
-    outcome: Outcome
-    answer: Answer | None = None
-    run_s: float | None = None
-    seen: Seen | None = None
-
-    @property
-    def forwards(self) -> bool:
-        """True when something is published for an ACK first: what the task enqueued, or its answer."""
-        answers = self.answer is not None and self.delivery.properties.reply_to
-        return bool(answers or self.outcome.followups.messages)
+#: A task that costs more than an operator allows for now is looked at again after this.
+BEYOND_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -87,37 +53,6 @@ class Run:
     delivery: Delivery
     thread: int
     overdue: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What one consumer's runs go by."""
-
-    host: str
-    consumer: Consumer
-    quotas: Mapping[str, Quota]
-    ladder_s: tuple[float, ...]
-    max_body_bytes: int
-    make_outbox: Callable[[], Outbox]
-
-    @classmethod
-    def of(cls, plan: Plan, consumer: Consumer) -> Rules:
-        """Those of a consumer of this host."""
-        host = plan.host
-        settings = plan.settings
-        return cls(
-            host.name, consumer, host.quotas, plan.ladder_s, settings.max_body_bytes, partial(Outbox, plan.inventory)
-        )
-
-    @property
-    def address(self) -> str:
-        """`HOST/CONSUMER`."""
-        return f"{self.host}/{self.consumer.name}"
-
-    @property
-    def proven(self) -> bool:
-        """True when qctl itself makes every call of this consumer, so that what was not metered was not used."""
-        return isinstance(self.consumer.handler, HttpHandler)
 
 
 class Executor:
@@ -142,6 +77,7 @@ class Executor:
         self._bed = bed
         self.running: dict[int, Run] = {}
         self._starting: set[Delivery] = set()
+        self._paying: set[Delivery] = set()
         self._handler = handler
         self._leases = leases
         self._priced = priced
@@ -189,6 +125,11 @@ class Executor:
         starting = len(self._starting)  # first, since a task goes from here to there
         return starting + len(self.running) + (self._bed.inside if self._bed else 0)
 
+    @property
+    def paying(self) -> int:
+        """Deliveries in slots that wait for quota."""
+        return len(self._paying)
+
     def is_starting(self, which: Callable[[Delivery], bool]) -> bool:
         """Whether anything of this kind was allowed to start, or asks, and is not inside its handler for certain."""
         if any(which(one) for one in tuple(self._starting)):
@@ -219,6 +160,13 @@ class Executor:
     @staticmethod
     def _late_s(run: Run) -> float:
         return time.monotonic() - run.deadline_s
+
+    @property
+    def stuck(self) -> str:
+        """Why tasks that are over time make this process not worth keeping, "" while they do not."""
+        if 2 * self.lost_slots >= self.rules.consumer.concurrency:
+            return "half of its slots run tasks that are over time"
+        return "a task is over its time and does not end" if self.hopeless else ""
 
     def expire(self) -> float:
         """Tell runs that are over time that they are; a thread cannot be ended, but its calls can be refused.
@@ -280,9 +228,8 @@ class Executor:
             log.error("%s task %s id=%s: %s", self.rules.address, words(outcome), identity, outcome.error)
             self._settled(Settled(delivery, outcome))
             return None
-        got = self._leases.take(priced) or self._leases.acquire(priced)
-        if isinstance(got, Hold):
-            self._settled(Settled(delivery, GIVE_BACK))
+        got = self._leases.take(priced) or self._wait_to_pay(delivery, priced)
+        if got is None:
             return None
         self._starting.add(delivery)  # before asking: who drains must not overlook what was just allowed
         while (allowed := self._may_start(delivery)) is None:
@@ -293,6 +240,38 @@ class Executor:
             self._starting.discard(delivery)
             return None
         return message, got
+
+    def _wait_to_pay(self, delivery: Delivery, priced: Priced) -> Grant | None:
+        """None when the delivery has left."""
+        if why := self._beyond(priced):
+            log.warning("%s task id=%s: %s", self.rules.address, text(delivery.properties.message_id) or "-", why)
+            self._settled(Settled(delivery, spared(why, BEYOND_S, self.rules.ladder_s)))
+            return None
+        self._paying.add(delivery)
+        try:
+            got = self._leases.acquire(priced)
+            if isinstance(got, Hold):
+                self._settled(Settled(delivery, GIVE_BACK))
+                return None
+            self._starting.add(delivery)  # it is never neither
+            return got
+        finally:
+            self._paying.discard(delivery)
+
+    def _beyond(self, priced: Priced) -> str:
+        """Why no waiting helps a task that names its own cost, "" where it may: the limit in force was lowered."""
+        if priced is self._priced:
+            return ""  # the consumer is judged, and held, by this cost
+        readings = self._leases.readings()
+        for quota, units in priced.cost.items():
+            most = (
+                min((part.limit.units for part in readings[quota].limits), default=units)
+                if quota in readings
+                else units
+            )
+            if units > most:
+                return f"it needs {units} units of {quota}, more than the limit of {most} that holds now"
+        return ""
 
     def _check(self, delivery: Delivery) -> Message:
         if len(delivery.body) > self.rules.max_body_bytes:

@@ -22,7 +22,7 @@ from qctl.broker.publisher import Published, Publisher
 from qctl.broker.session import ChannelLost
 from qctl.errors import QctlError
 from qctl.units import format_duration
-from qctl.worker.execute import Delivery, Settled
+from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.outcome import Ending
 
 log = logging.getLogger(__name__)

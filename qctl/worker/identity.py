@@ -107,15 +107,17 @@ class Identity:
             log.info("first start of host %s, assuming nothing was spent ledger=%s", self._host, reign.ledger)
         return live
 
-    async def keep(self, known: Known) -> None:
-        """Go on from here when the log has to be read again. Written down now and then, and what is commanded soon: if
-        the log itself is lost, what was commanded by it still holds."""
-        self._known, saved = known, self._saved
-        if saved is None or known.offset == saved.offset:
+    async def keep(self, live: Live) -> None:
+        """Go on from here when the log has to be read again. Written down now and then, and soon what is commanded, or
+        has ended: if the log itself is lost, what was commanded by it still holds, and what ended stays ended."""
+        live.drop_ended()
+        self._known, saved = live.known, self._saved
+        if saved is None:
             return
-        was, now = saved.desired, known.desired
-        if time.monotonic() >= self._save_s or (was.pauses, was.overrides) != (now.pauses, now.overrides):
-            await self._save(known)
+        was, now = saved.desired, live.known.desired
+        is_due = live.known.offset != saved.offset and time.monotonic() >= self._save_s
+        if is_due or (was.pauses, was.overrides) != (now.pauses, now.overrides):
+            await self._save(live.known)
 
     async def _save(self, known: Known) -> None:
         self._known = self._saved = known

@@ -24,8 +24,10 @@ from qctl.broker.subscription import Subscription
 from qctl.errors import Exit
 from qctl.quota import Leases
 from qctl.worker import handlers, logs
-from qctl.worker.execute import CoroutineLoop, Delivery, Executor, Rules, Settled
+from qctl.worker.delivery import Delivery, Settled
+from qctl.worker.execute import CoroutineLoop, Executor
 from qctl.worker.plan import Plan
+from qctl.worker.rules import Rules
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from qctl.worker.outcome import ACK, Ending, Outcome, decide
 from qctl.worker.upstream import SERVED, Seen
 
 if TYPE_CHECKING:
-    from qctl.worker.execute import Rules, Run
+    from qctl.worker.execute import Run
+    from qctl.worker.rules import Rules
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,9 @@ class Owner(Protocol):
     """What a keeper asks of its consumer, and tells it."""
 
     address: str
-    prefetch: int
 
+    @property
+    def prefetch(self) -> int: ...
     @property
     def declarations(self) -> Sequence[topology.Declaration]: ...
     def wants(self, queue: str) -> bool: ...

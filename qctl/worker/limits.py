@@ -21,6 +21,14 @@ def in_force(policy: Policy, override: Override | None) -> Policy:
     return replace(policy, limits=tuple(Limit(units, period_ns) for units, period_ns in override.limits))
 
 
+def stricter(policy: Policy, limits: Iterable[Limit]) -> Policy:
+    """A quota with these limits beside its own, of each period the lower one: it admits no more than either."""
+    tightest: dict[int, int] = {}
+    for limit in (*policy.limits, *limits):
+        tightest[limit.period_ns] = min(limit.units, tightest.get(limit.period_ns, limit.units))
+    return replace(policy, limits=tuple(Limit(units, period_ns) for period_ns, units in tightest.items()))
+
+
 def rates(policy: Policy) -> tuple[str, ...]:
     """A quota's limits as people write them."""
     return tuple(str(Rate(limit.units, limit.period_ns)) for limit in policy.limits)
@@ -50,12 +58,20 @@ class Limits:
         """The quotas with the limits that hold, as far as this process knows."""
         return tuple(self._configured.get(name, policy) for name, policy in self._own.items())
 
-    async def apply(self, desired: Desired, now_s: float) -> None:
-        """Have exactly these limits hold, for leases that are out as well. now_s: wall clock. Raises LedgerError."""
+    async def apply(self, desired: Desired, now_s: float, *, hears: bool = True) -> None:
+        """Have exactly these limits hold, for leases that are out as well.
+
+        now_s: wall clock. hears False: nobody tells this process what is commanded at present, others of the host may
+        know better, so no limit is raised. Raises LedgerError.
+        """
         async with self._writing:
             overrides = {name: desired.override_of(self._host, name, now_s) for name in self._own}
             wanted = {name: in_force(policy, overrides[name]) for name, policy in self._own.items()}
             changed = [policy for name, policy in wanted.items() if self._configured.get(name) != policy]
+            if changed and not hears:
+                now = await asyncio.to_thread(self._leases.look)
+                changed = [stricter(policy, (part.limit for part in now[policy.name].limits)) for policy in changed]
+                wanted.update({policy.name: policy for policy in changed})
             if changed:
                 await asyncio.to_thread(self._leases.configure, changed)
             for policy in changed:

@@ -48,7 +48,10 @@ class Links:
         telemetry: Telemetry,
         report: Callable[..., Any],
     ) -> None:
-        """report(event="link", state=...): tells the supervisor, from any thread; it is written when that returns."""
+        """report(event="link", ...): tells the supervisor, from any thread; it is written when that returns.
+
+        Told are the `state` of the connection that consumes, and the broker's `user`, under which answers go out.
+        """
         self.publisher: Publisher | None = None
         self._plan = plan
         self._index = index
@@ -61,6 +64,7 @@ class Links:
         self._live: Live | None = None
         self._publishing = asyncio.Event()
         self._username = ""
+        self._hint = ""
         self._dialing = asyncio.Lock()  # a password that is wrong is tried once a process, not by both connections
 
     def start(self) -> list[asyncio.Task[None]]:
@@ -95,10 +99,12 @@ class Links:
         serving: asyncio.Future[Any] | None = None
         try:
             self._live = await self.introduce(connection, self._say_down)
+            self._hint = ""
             serving = asyncio.gather(*(one.serve(connection) for one in self._consumers.values()))
             await self._follow(connection, serving)
         except QctlError as error:
             self._say_down(error.message)
+            self._say_hint(error)
             raise
         finally:
             self._stop_hearing("")
@@ -120,7 +126,7 @@ class Links:
                 lost = live.lost.done() and connection.is_open
                 if lost:
                     self._stop_hearing(str(live.lost.result()))
-                await self._identity.keep(live.known)
+                await self._identity.keep(live)
                 if lost:
                     raise live.lost.result()
             serving.result()
@@ -167,6 +173,7 @@ class Links:
         return live
 
     def _stop_hearing(self, why: str) -> None:
+        self._obeying.cut_off()
         for live in self._consumers.values():
             live.stop_hearing(why or live.why_down)
 
@@ -174,11 +181,19 @@ class Links:
         for live in self._consumers.values():
             live.say_down(why)
 
+    def _say_hint(self, error: QctlError) -> None:
+        """Once, until it is another one: it is tried again and again."""
+        if error.hint and error.hint != self._hint:
+            log.warning("%s. %s", error.message, error.hint)
+        self._hint = error.hint
+
     # The connection that publishes
 
     async def _publish(self, connection: Connection) -> None:
         # First what opens channels: that is no longer possible once the broker is in alarm and something was published.
         await self._telemetry.attach(connection)
+        # Before the first answer goes out: it counts only under the user that the supervisor names.
+        await asyncio.to_thread(self._report, event="link", user=connection.username)
         await self._courier.open(connection)
         self.publisher = await Publisher.open(connection)
         again = asyncio.get_running_loop().create_task(self._courier.keep_open(connection))

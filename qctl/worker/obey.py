@@ -24,9 +24,9 @@ from qctl.control.log import Heard, Known
 from qctl.control.target import Subject
 from qctl.errors import LedgerError
 from qctl.worker.consumer import LiveConsumer
-from qctl.worker.consumer import Row as Tag
 from qctl.worker.courier import Courier
 from qctl.worker.limits import Limits, rates
+from qctl.worker.state import Tag
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,10 @@ class Obeying:
         self._courier = courier
         self._report = report
         self._offset = -1
+        self._hears = False
         self._log = Desired()
         self._local: dict[str, Command] = {}
+        self._kept: tuple[Pause, ...] = ()  # of this host, refused by the log
         self._ended: set[str] = set()
         self._desired = Desired()
         self._timer: asyncio.TimerHandle | None = None
@@ -76,11 +78,17 @@ class Obeying:
 
     async def begin(self, known: Known) -> None:
         """Apply what the log says, whatever it said before. Nothing is to be consumed before. Raises LedgerError."""
-        self._offset = known.offset
-        self._log = known.desired
+        if not (self._hears and known.offset < self._offset):  # while one reading is heard, another may be behind it
+            self._offset = known.offset
+            self._log = known.desired
+        self._hears = True
         self._drop_local()
         self._apply()
         await self._limits.apply(self._desired, time.time())
+
+    def cut_off(self) -> None:
+        """From now on nobody tells what is commanded, until `begin`. What is known goes on to hold."""
+        self._hears = False
 
     def hear(self, heard: Heard) -> None:
         """Obey the next entry of the log. One that was heard before is passed over."""
@@ -92,11 +100,13 @@ class Obeying:
         command, refused = heard.command, heard.refused
         if command is not None and refused in ("", SEEN_BEFORE):
             self._local.pop(command.id, None)
+            if command.verb is Verb.RESUME and refused != SEEN_BEFORE:
+                self._kept = fold(Desired(pauses=self._kept), [command]).pauses
             self._apply()
             self._tell(command)
             refused = ""  # given twice is obeyed once, and answered each time
-        elif command is not None:
-            self._local.pop(command.id, None)
+        elif command is not None and (order := self._local.pop(command.id, None)) is not None:
+            self._keep(order, refused)
             self._apply()
         record = heard.record
         if not record.reply_to or (command is None and not refused):
@@ -127,6 +137,15 @@ class Obeying:
 
     # What should be
 
+    def _keep(self, order: Command, refused: str) -> None:
+        """The log does not obey what this host was told on itself. A pause holds all the same until a resume: whoever
+        gave it was told that it does, and nobody has lifted it."""
+        if order.verb is Verb.PAUSE and len(self._kept) < MAX_LOCAL:
+            self._kept = (*self._kept, *fold(Desired(), [order]).pauses)
+            log.warning("pause %s given on this host stays until a resume, though: %s", order.target, refused)
+        else:
+            log.warning("%s %s given on this host does not hold any more: %s", order.verb, order.target, refused)
+
     def _is_in_log(self, command: Command) -> bool:
         return judge(command, None, self._log) == SEEN_BEFORE
 
@@ -136,7 +155,8 @@ class Obeying:
     def _apply(self) -> None:
         """Pause what is to be paused, and see to the limits."""
         now_s = time.time()
-        self._desired = desired = self._without_ended(fold(self._log, self._local.values()), now_s)
+        base = replace(self._log, pauses=(*self._log.pauses, *self._kept)) if self._kept else self._log
+        self._desired = desired = self._without_ended(fold(base, self._local.values()), now_s)
         mine = replace(desired, pauses=tuple(it for it in desired.pauses if it.target.might_match_host(self._host)))
         for name, live in self._consumers.items():
             live.pause({it.queue: mine.pauses_of(it, now_s) for it in self._subjects(name, live)})
@@ -164,6 +184,7 @@ class Obeying:
         """What has ended stays ended, also when the clock is set back."""
         entries: list[Pause | Override] = [*desired.pauses, *desired.overrides]
         self._ended = {it.id for it in entries if it.id in self._ended or it.ended(now_s)}
+        self._kept = tuple(it for it in self._kept if it.id not in self._ended)
         if not self._ended:
             return desired
         return replace(
@@ -178,17 +199,22 @@ class Obeying:
     async def _limit(self) -> None:
         """Have the limits hold that are wanted by now; a ledger that cannot be written makes no calls meanwhile."""
         told = False
-        while not self._limited.is_set():
-            self._limited.set()
-            try:
-                await self._limits.apply(self._desired, time.time())
-            except LedgerError as error:
-                self._limited.clear()
-                if not told:
-                    log.error("limits cannot be changed yet: %s", error.message)
-                told = True
-                await asyncio.sleep(LEDGER_AGAIN_S)
-        self._limiting = None
+        try:
+            while not self._limited.is_set():
+                self._limited.set()
+                try:
+                    await self._limits.apply(self._desired, time.time(), hears=self._hears)
+                # A bug of ours must not leave an old limit in force for ever.
+                except Exception as error:
+                    self._limited.clear()
+                    if not told:
+                        known = isinstance(error, LedgerError)
+                        words = error.message if isinstance(error, LedgerError) else type(error).__name__
+                        log.error("limits cannot be changed yet: %s", words, exc_info=not known)
+                    told = True
+                    await asyncio.sleep(LEDGER_AGAIN_S)
+        finally:
+            self._limiting = None
 
     def _tell(self, command: Command) -> None:
         if command.target.might_match_host(self._host):
@@ -205,7 +231,12 @@ class Obeying:
             return
         task = asyncio.get_running_loop().create_task(answering)
         self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
+        task.add_done_callback(self._on_answered)
+
+    def _on_answered(self, task: asyncio.Task[None]) -> None:
+        self._answers.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("a control event is not answered", exc_info=task.exception())
 
     def _given_back(self) -> dict[str, int]:
         """Deliveries that each tag has given back so far."""

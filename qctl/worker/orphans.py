@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from qctl.broker.message import ATTEMPT, text
-from qctl.worker.execute import Delivery, Settled
+from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.outcome import Ending, Outcome
 
 #: An outcome waits this long for its redelivery, and so many do, the latest.

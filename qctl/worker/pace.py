@@ -9,6 +9,9 @@ PREFETCH_S = 0.1
 MAX_PREFETCH = 500
 #: Bodies larger than this are not prefetched beyond the slots.
 LARGE_BODY_BYTES = 64 << 10
+#: A running subscription is renewed for a new prefetch when that is off by this factor, and at most this often.
+PREFETCH_FACTOR = 2.0
+PREFETCH_EVERY_S = 5.0
 #: Weight of the newest sample in the mean duration and body size.
 SMOOTHING = 0.3
 
@@ -37,3 +40,19 @@ class Pace:
             return concurrency
         run_s = max(self.run_s, oldest_s, 1e-6)
         return max(concurrency, min(MAX_PREFETCH, round(concurrency * PREFETCH_S / run_s)))
+
+
+@dataclass(slots=True)
+class Prefetch:
+    """Of the running subscriptions. changed_s: when it was last changed, of a clock that only goes forward."""
+
+    now: int
+    changed_s: float = 0.0
+
+    def adjust(self, target: int, now_s: float) -> bool:
+        """Whether to renew them for `target`, which is the prefetch then."""
+        factor = target / self.now
+        if now_s - self.changed_s < PREFETCH_EVERY_S or 1 / PREFETCH_FACTOR < factor < PREFETCH_FACTOR:
+            return False
+        self.now, self.changed_s = target, now_s
+        return True

@@ -22,7 +22,7 @@ from qctl.broker.refusals import RECORD, dial
 from qctl.broker.session import HEARTBEAT_S, ChannelLost, Connection
 from qctl.control.host_answer import HostAnswer, ProcessLook
 from qctl.control.reading import HostReading, Reading
-from qctl.errors import BrokerUnreachable, HostTaken
+from qctl.errors import BrokerUnreachable, HostTaken, QctlError
 from qctl.worker.claim import PATIENCE_S, claim
 from qctl.worker.pending import Pending
 from qctl.worker.plan import Plan
@@ -51,6 +51,7 @@ class Presence:
         self._since = utc(time.time())
         self._run = secrets.token_hex(8)
         self._telemetry = TelemetryLog(self._host, self._reading)
+        self._connection: Connection | None = None
 
     async def take(self) -> Connection:
         """The first connection, which holds the host's name.
@@ -92,6 +93,20 @@ class Presence:
 
         await stay_connected(self._dial, hold, what="supervisor")
 
+    async def log_in_anew(self) -> None:
+        """The plan has changed: what the host was told on itself enters the log as the user of its processes."""
+        plan = self._plan()
+        try:
+            login = await asyncio.to_thread(
+                login_for, plan.inventory.broker, plan.inventory.path, prefer_environment=False
+            )
+        except QctlError as error:
+            log.warning("the supervisor stays logged in as before: %s", error.message)
+            return
+        if self._connection is not None and self._connection.username != login.username:
+            log.info("logging in as %s", login.username)
+            await self._connection.close()  # it is made anew at once
+
     async def say_goodbye(self) -> None:
         """All processes have ended in order; bounded, and nothing when the broker is away."""
         await self._telemetry.say_goodbye()
@@ -116,6 +131,7 @@ class Presence:
         await claim(connection, self._host, self._run, answer, patience_s=patience_s)
 
     async def _use(self, connection: Connection) -> None:
+        self._connection = connection
         work = [
             asyncio.create_task(each) for each in (self._telemetry.keep(connection), self._pending.enter(connection))
         ]

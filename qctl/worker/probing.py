@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from qctl.broker.message import text
-from qctl.worker.execute import Delivery, Settled
+from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.judge import tell
 from qctl.worker.outcome import Ending, spared
 from qctl.worker.upstream import SERVED, Health, Sight, Trouble

@@ -20,19 +20,21 @@ from typing import Any
 
 from qctl.broker import topology
 from qctl.errors import Exit, QctlError
-from qctl.quota import Leases, Standing
+from qctl.quota import Leases
 from qctl.worker import handlers, logs
 from qctl.worker import plan as plans
 from qctl.worker.consumer import LiveConsumer
 from qctl.worker.courier import Courier
-from qctl.worker.execute import CoroutineLoop, Executor, Rules
+from qctl.worker.execute import CoroutineLoop, Executor
 from qctl.worker.identity import Identity
+from qctl.worker.in_line import InLine
 from qctl.worker.limits import Limits
 from qctl.worker.links import Links
 from qctl.worker.obey import Obeying
 from qctl.worker.plan import Plan
 from qctl.worker.readings import Telemetry
 from qctl.worker.reporting import Reporter
+from qctl.worker.rules import Rules
 from qctl.worker.ward import Bed, Ward
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class WorkerProcess:
             directory,
             (),
             hold_after_s=plan.settings.hold_after_s,
-            on_standing=lambda name, standing: self._call_soon(self._apply_standing, name, standing),
+            on_standing=lambda name, _standing: self._call_soon(self._judge, name),
         )
         limits = Limits(self._leases, plan.host.name, plans.policies(plan.host))
         identity = Identity(plan.host.name, index, self._leases, directory, plans.operators(plan))
@@ -131,11 +133,18 @@ class WorkerProcess:
             publisher=lambda: self._links.publisher,
         )
         rules = Rules.of(plan, consumer)
-        priced = self._leases.register(name, consumer.cost, backlog=lambda: live.backlog(consumer.cost))
+        live.in_line = InLine(
+            self._leases,
+            name,
+            consumer.cost,
+            backlog=lambda: {quota: units * live.waiting for quota, units in consumer.cost.items()},
+            hold=live.hold,
+            release=live.release,
+        )
         bed = Bed(self._ward, rules, live.on_settled, live.may_start)
+        priced = live.in_line.priced
         live.executor = Executor(rules, handler, self._leases, priced, live.on_settled, live.may_start, bed)
         live.executor.start(coroutines.loop if coroutines else None)
-        self._apply(live, self._leases.standing(name))
         return live
 
     def _call_soon(self, function: Any, *arguments: Any) -> None:
@@ -144,20 +153,9 @@ class WorkerProcess:
         except RuntimeError:
             log.debug("the loop is closed; dropped %s", function)
 
-    def _apply_standing(self, name: str, standing: Standing) -> None:
-        if name in self._consumers:
-            self._apply(self._consumers[name], standing)
-
-    def _apply(self, live: LiveConsumer, standing: Standing) -> None:
-        held = standing.held
-        if held is None:
-            live.release("quota")
-            return
-        until = ""
-        if held.until_ns is not None:
-            left_s = max(0.0, (held.until_ns - self._leases.clock.now_ns()) / 1e9)
-            until = f", returns in about {left_s:.0f} s"
-        live.hold("quota", f"{held.cause} {held.quota}" if held.quota else str(held.cause), until)
+    def _judge(self, name: str) -> None:
+        if name in self._consumers and (in_line := self._consumers[name].in_line) is not None:
+            in_line.judge()
 
     def _flush_soon(self) -> None:
         if not self._flush_asked:
@@ -207,15 +205,16 @@ class WorkerProcess:
         """Give back what has not started and wait for the rest, at most the drain timeout."""
         started_s = time.monotonic()
         log.info("draining")
-        for name, live in self._consumers.items():
+        for live in self._consumers.values():
             live.drain()
-            self._leases.withdraw(name)
         while busy := sum(live.busy for live in self._consumers.values()):
             if time.monotonic() - started_s > self.plan.drain_timeout_s:
                 log.error("still running after %g s, given up: %d task(s)", self.plan.drain_timeout_s, busy)
                 return False
             await asyncio.sleep(0.02)
         log.info("drained in %.1f s", time.monotonic() - started_s)
+        for live in self._consumers.values():
+            live.end()
         return True
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -226,7 +225,7 @@ class WorkerProcess:
             await asyncio.sleep(TICK_S)
             for live in self._consumers.values():
                 live.tick()
-                if (why := live.stuck) and not self._draining.is_set():
+                if live.executor is not None and (why := live.executor.stuck) and not self._draining.is_set():
                     log.error("%s: %s; replacing this process", live.address, why)
                     self.drain()  # the supervisor starts it anew
 

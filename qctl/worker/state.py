@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -13,3 +14,15 @@ class State(StrEnum):
     PAUSED = "paused"
     HELD = "held"
     CONSUMING = "consuming"
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """One consumer tag, now. cancelled_at_s: wall clock of its cancel-ok. running: tasks of its queue that run."""
+
+    queue: str
+    tag: str
+    state: State
+    cancelled_at_s: float | None
+    running: int
+    given_back: int

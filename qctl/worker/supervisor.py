@@ -50,6 +50,7 @@ class Supervisor:
         self.plan = plan
         self._replan = replan
         self._replacing: asyncio.Task[None] | None = None
+        self._presence: Presence | None = None
         self._hung_up = False
         self._spawned = asyncio.Event()
         self.processes = processes
@@ -91,6 +92,7 @@ class Supervisor:
             lock.release()
 
     async def _run(self, presence: Presence) -> int:
+        self._presence = presence
         # The handlers are tried before the broker: a typing error in the inventory should not wait for a network.
         first = asyncio.create_task(self._keep(0))
         connected = asyncio.create_task(presence.take())
@@ -248,6 +250,8 @@ class Supervisor:
                 log.error("SIGHUP: process %d does not start with the new inventory; the old one goes on", index)
                 self.plan = before
                 return
+        if self._presence is not None:
+            await self._presence.log_in_anew()
         log.info("SIGHUP: all processes run with the new inventory")
 
     # The end

@@ -24,11 +24,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from qctl.broker.message import CRASHES
-from qctl.worker.execute import Delivery, Rules, Settled
+from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.isolation import culprits, next_in
 from qctl.worker.judge import tell
 from qctl.worker.outcome import GIVE_BACK, crashed
 from qctl.worker.plan import Plan
+from qctl.worker.rules import Rules
 
 log = logging.getLogger(__name__)
 

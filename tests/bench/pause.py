@@ -200,6 +200,7 @@ def taken(command: list[str], fleet: Fleet) -> float:
         env=fleet.environment,
         stdout=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     return time.perf_counter() - started_s
 

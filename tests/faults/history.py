@@ -127,20 +127,40 @@ def starts_while_paused(events: Iterable[Event]) -> list[Event]:
     """Starts of a consumer's tasks where a pause of it had been acknowledged and nobody had begun to lift it.
 
     A task's name begins with its consumer's, `timeline-12`. A process that was not there yet when all of its host were
-    said to be paused is meant too.
+    said to be paused is meant too. What is lifted is what was written before, also of later instants.
     """
-    paused: set[tuple[str, str, int]] = set()
-    found = []
-    for one in sorted(events, key=lambda one: one.at_ns):
+    paused: list[_Paused] = []
+    starts = []
+    for one in events:
         if one.event == "paused":
-            paused.add((one.host, one.task, one.pid))
+            paused.append(_Paused(one.host, one.task, one.pid, one.at_ns))
         elif one.event == "lifting":
-            paused = {key for key in paused if key[:2] != (one.host, one.task)}
-        elif one.event == "started" and paused:
-            subject = (one.host, one.task.rpartition("-")[0])
-            if (*subject, ALL_PROCESSES) in paused or (*subject, one.pid) in paused:
-                found.append(one)
-    return found
+            for each in paused:
+                if (each.host, each.consumer) == (one.host, one.task) and each.to_ns is None:
+                    each.to_ns = one.at_ns
+        elif one.event == "started":
+            starts.append(one)
+    return [one for one in starts if any(each.forbids(one) for each in paused)]
+
+
+@dataclass(slots=True)
+class _Paused:
+    """What was said of one process of a host, or of all, from one instant to another."""
+
+    host: str
+    consumer: str
+    pid: int
+    from_ns: int
+    to_ns: int | None = None
+
+    def forbids(self, start: Event) -> bool:
+        """Whether a start breaks it."""
+        return (
+            (start.host, start.task.rpartition("-")[0]) == (self.host, self.consumer)
+            and self.pid in (ALL_PROCESSES, start.pid)
+            and self.from_ns < start.at_ns
+            and (self.to_ns is None or start.at_ns < self.to_ns)
+        )
 
 
 def longest_out_s(events: Iterable[Event], now_ns: int) -> float:

@@ -128,7 +128,9 @@ class Orders:
 
     def heard(self, given: Given | str, seconds: float) -> list[Answer]:
         """What comes within some seconds, however many."""
-        self.connection.process_data_events(time_limit=seconds)
+        deadline_s = time.monotonic() + seconds
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            self.connection.process_data_events(time_limit=left_s)  # returns as soon as anything has come
         return list(self._answers[given if isinstance(given, str) else given.id])
 
     def log(self) -> list[Entry]:

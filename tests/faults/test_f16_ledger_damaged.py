@@ -86,7 +86,7 @@ def stopped_with_the_lock(path: Path) -> Iterator[int]:
         holder.wait()
 
 
-@row("F16", f"a foreign process is stopped for {HELD_S:g} s in the middle of a transaction", selected=True)
+@row("F16", f"a foreign process is stopped for {HELD_S:g} s in the middle of a transaction")
 def test_a_ledger_locked_by_a_stopped_process_is_left_alone_and_nothing_is_called(scene: Scene) -> None:
     fleet = scene.stage()
     worker = scene.start()

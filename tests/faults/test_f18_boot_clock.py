@@ -24,7 +24,6 @@ def other_boot(boot_id: Path, back_s: int) -> list[str]:
 @row(
     "F18",
     "kill -9 of the host near the edge of its quota, and started under another boot id and an earlier clock",
-    selected=True,
 )
 def test_after_a_reboot_nothing_is_overspent_and_nothing_freezes(scene: Scene, tmp_path: Path) -> None:
     # Given a host that has spent much of its quota

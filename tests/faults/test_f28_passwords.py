@@ -43,7 +43,7 @@ class Counting(Proxy):
         await super()._serve(reader, writer)
 
 
-@row("F28", "password rotated in time; wrong for a while; user deleted and made again", selected=True, timeout_s=500)
+@row("F28", "password rotated in time; wrong for a while; user deleted and made again", timeout_s=500)
 def test_a_worker_with_a_wrong_password_tries_seldom_and_is_back_with_the_right_one(scene: Scene) -> None:
     user = scene.keep(account(scene.vhost, scene.directory))
     way = scene.keep(Counting(scene.vhost.broker.amqp_port))

@@ -270,11 +270,12 @@ def test_a_log_that_was_cut_off_never_means_that_nothing_is_paused(scene: Scene)
     assert not tag_lines(scene, "qctl/.*")
     scene.record.figure("starts while nobody knows what holds", scene.count("started") - started, equals=0)
 
-    # And when the stream is deleted it is declared anew, with nothing in it
-    someone.lifting("web-1/plain")
+    # And when the stream is deleted it is declared anew with nothing in it, and who knew of the pause still does
     scene.vhost.broker.api("DELETE", f"/policies/{scene.vhost.name}/short")
     with wire(scene.vhost) as other:
         other.channel.queue_delete("qctl.control.log")
+    _works(scene)
+    someone.resume("web-1/plain")
     scene.hurry()
     scene.await_ended()
 

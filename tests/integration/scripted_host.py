@@ -36,7 +36,7 @@ def keeps_silent(_command: Command) -> None:
 
 @dataclass
 class Process:
-    """A worker process of the host; `refused` and `signed` are of its answers."""
+    """A worker process of the host; `refused` and `signed` are of its answers, user: what its supervisor says of it."""
 
     index: int
     pid: int
@@ -44,6 +44,7 @@ class Process:
     state: ProcessState = ProcessState.CONNECTED
     refused: str | None = None
     signed: bool = True
+    user: str = ""
 
 
 @dataclass
@@ -87,7 +88,7 @@ class ScriptedHost:
         self.questions += 1
         self.on_question()
         if self.answers_questions:
-            looks = tuple(ProcessLook(one.index, one.pid, one.state, "now") for one in self.processes)
+            looks = tuple(ProcessLook(one.index, one.pid, one.state, "now", one.user) for one in self.processes)
             answer = HostAnswer(self.name, "machine", 1, "now", "run", 10, looks)
             self._send("", text(properties.reply_to), answer.body(), None, question=properties.correlation_id)
 

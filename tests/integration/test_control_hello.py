@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ import pytest
 from qctl.broker import topology
 from qctl.broker.publisher import Publisher
 from qctl.broker.session import Connection
+from qctl.control import checkpoint
 from qctl.control import log as control_log
-from qctl.control.desired import Desired, Reign
+from qctl.control.desired import Desired, Pause, Reign
 from qctl.control.event import Hello
 from qctl.control.log import Known, introduce
 from qctl.control.stream import PREFETCH, Place, still_has
+from qctl.control.target import Target
 from qctl.errors import BrokerRefused, ControlLogError, QctlError, TopologyMismatch
 from qctl.quota import Leases
 from qctl.worker.identity import Identity
@@ -311,6 +314,53 @@ async def test_given_a_process_that_starts_then_it_goes_on_from_where_the_host_l
 
     assert "read 7 entries" in caplog.text  # the one to go on from, five others', and the new one
     assert (tmp_path / "control.json").exists()
+
+
+@scenario
+async def test_given_other_operators_and_another_log_then_a_pause_that_was_proven_still_holds(
+    local_vhost: Vhost, tmp_path: Path
+) -> None:
+    # given a pause of an operator, by a log that is gone
+    pause = Pause("a" * 32, "oncall", None, "then", "sick", None, Target(host="web-1"))
+    checkpoint.save(tmp_path, Known(9, "a nonce", Desired(pauses=(pause,))), frozenset({"oncall"}))
+
+    # when a process starts that obeys one operator more
+    operators = frozenset({"oncall", "deploy"})
+    async with process(local_vhost) as own:
+        with Leases.open(tmp_path, []) as leases:
+            one = Identity("web-1", 0, leases, tmp_path, operators)
+            live = await one.introduce(own.reading, own.publisher, local_vhost.username, lambda _why: None)
+
+    # then it holds, and will after the next start
+    assert live.known.desired.pauses == (pause,)
+    saved = checkpoint.load(tmp_path, operators)
+    assert saved is not None
+    assert (saved.offset, saved.desired.pauses) == (live.known.offset, (pause,))
+
+
+@scenario
+async def test_given_a_pause_that_ended_then_it_stays_ended_whatever_the_clock_says_after_a_restart(
+    local_vhost: Vhost, tmp_path: Path
+) -> None:
+    # given a pause that is about to end, and a process that knows of it
+    until_s = time.time() + 1.5
+    pause = Pause("a" * 32, "oncall", None, "then", "sick", until_s, Target(host="web-1"))
+    checkpoint.save(tmp_path, Known(9, "a nonce", Desired(pauses=(pause,))), frozenset({"oncall", "deploy"}))
+    operators = frozenset({"oncall"})
+    async with process(local_vhost) as own:
+        with Leases.open(tmp_path, []) as leases:
+            one = Identity("web-1", 0, leases, tmp_path, operators)
+            live = await one.introduce(own.reading, own.publisher, local_vhost.username, lambda _why: None)
+            assert live.known.desired.pauses == (pause,)
+
+            # when it ends, and nothing else happens
+            await until("its time is up", lambda: time.time() >= until_s)
+            await one.keep(live)
+
+    # then the next process knows nothing of it, not even by a clock that is set back
+    saved = checkpoint.load(tmp_path, operators)
+    assert saved is not None
+    assert (saved.offset, saved.desired.pauses) == (live.known.offset, ())
 
 
 # A worker

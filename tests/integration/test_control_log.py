@@ -19,6 +19,7 @@ from qctl.broker.message import utc
 from qctl.broker.publisher import Publisher
 from qctl.broker.session import Connection
 from qctl.control import history
+from qctl.control.desired import Desired, Pause
 from qctl.control.event import Command, Hello, Verb
 from qctl.control.following import NOTHING, Known
 from qctl.control.history import Entry, entries, read_to_end
@@ -261,6 +262,19 @@ async def test_given_an_event_that_was_published_then_all_up_to_it_is_known(vhos
 async def shown(reading: Connection, **more: Any) -> list[Entry]:
     operators = frozenset({"oncall"})
     return [entry async for entry in entries(reading, operators=operators, **more)]
+
+
+@scenario
+async def test_given_what_was_known_of_another_log_then_a_command_that_looks_takes_the_log_at_its_word(
+    vhost: Vhost,
+) -> None:
+    pause = Pause("a" * 32, "oncall", None, "then", None, None, HOST)
+    async with process(vhost) as own:
+        await own.introduce()
+
+        known = await read_to_end(own.reading, operators=None, known=Known(-1, "", Desired(pauses=(pause,))))
+
+    assert paused(known) == []
 
 
 @scenario

@@ -91,6 +91,7 @@ def test_given_processes_that_are_killed_then_the_supervisor_tells_it_and_never_
         assert (answer.host, answer.pid, answer.heartbeat_s) == ("web-1", worker.process.pid, 10)
         assert [(one.index, one.state) for one in answer.processes] == [(0, "connected"), (1, "connected")]
         assert {one.pid for one in answer.processes} == pids
+        assert {one.user for one in answer.processes} == {fleet.vhost.username}
 
         # When one is killed, and asked for all the time
         killed = answer.processes[0].pid

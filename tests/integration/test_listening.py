@@ -14,7 +14,9 @@ from qctl.broker.message import Outgoing, Properties
 from qctl.broker.publisher import Publisher
 from qctl.broker.session import Connection
 from qctl.control.reading import Reading
+from qctl.errors import BrokerRefused
 from qctl.inventory.load import load
+from qctl.ops.events import followed, recorded
 from qctl.ops.found import Silence
 from qctl.ops.sources import listen_to
 from tests.brokers import Vhost
@@ -67,3 +69,32 @@ async def test_who_may_not_ask_supervisors_still_hears_the_workers(
     assert [heard.reading.host for heard in found.live] == ["web-1"]
     assert found.supervisors.get("web-1", Silence.UNASKED) is Silence.UNASKED
     assert any("403" in note for note in found.notes)
+
+
+@scenario
+async def test_who_may_not_read_the_control_log_is_refused_and_told_that_right_alone(local_vhost: Vhost) -> None:
+    # given a user with no rights in a virtual host that has the log
+    broker, name = local_vhost.broker, f"blind-{local_vhost.name}"
+    broker.api("PUT", f"/users/{name}", {"password": "pw", "tags": ""})
+    rights = {"configure": "^$", "write": "^$", "read": "^$"}
+    broker.api("PUT", f"/permissions/{local_vhost.name}/{name}", rights)
+    try:
+        async with connected(local_vhost) as connection:
+            await topology.ensure(connection, topology.control_log())
+        async with connected(local_vhost, username=name, password="pw") as connection:
+            for found in (
+                recorded(connection, operators=None, since_s=None),
+                followed(lambda: _same(connection), operators=None, since_s=None, say=lambda _words: None),
+            ):
+                # when
+                with pytest.raises(BrokerRefused) as refused:
+                    await anext(found)
+
+                # then
+                assert refused.value.hint == "Its user needs to read qctl.control.log."
+    finally:
+        broker.api("DELETE", f"/users/{name}")
+
+
+async def _same(connection: Connection) -> Connection:
+    return connection

@@ -24,7 +24,7 @@ from qctl.control.event import Hello, Verb
 from qctl.control.host_answer import ProcessState
 from qctl.control.reading import ConsumerReading, Goodbye, HostReading, Reading
 from qctl.control.verdict import Standing
-from qctl.errors import BrokerBlocked, BrokerRefused, BrokerUnreachable, Exit
+from qctl.errors import BrokerBlocked, BrokerRefused, BrokerUnreachable, Exit, UsageError
 from qctl.inventory.load import load
 from qctl.inventory.model import Inventory
 from qctl.ops import pausing
@@ -254,6 +254,68 @@ async def test_given_another_user_who_answers_for_a_process_then_it_proves_nothi
 
 
 @scenario
+async def test_given_processes_of_another_user_then_they_are_believed_as_their_supervisor_names_them(
+    local_vhost: Vhost, inventory: Inventory
+) -> None:
+    # Given a supervisor that was started as one user, and processes that have another one since
+    supervisor, processes = two(), two()
+    for process in supervisor.processes:
+        process.script = keeps_silent
+    with user(local_vhost, configure=".*") as other:
+        async with scripted(local_vhost, processes, supervised=False, **other), scripted(local_vhost, supervisor):
+            # when it does not say so, then nothing is proven, and the row tells why
+            report = await run(inventory, "web-1/timeline", timeout_s=SHORT_S)
+            assert set(standings(report).values()) == {Standing.UNPROVEN}
+            assert report.rows[0].words == f"process 10 answered as {other['username']}, not as its supervisor says"
+
+            # and when it does, all is
+            for process in supervisor.processes:
+                process.user = other["username"]
+            report = await run(inventory, "web-1/timeline")
+    assert set(standings(report).values()) == {Standing.PROVEN}
+
+
+@scenario
+async def test_given_a_process_that_is_cut_off_then_wait_does_not_say_that_nothing_runs(
+    local_vhost: Vhost, inventory: Inventory
+) -> None:
+    # Given a process that has lost the broker, with whatever it had begun
+    host = two()
+    host.processes[1].script, host.processes[1].state = keeps_silent, ProcessState.DISCONNECTED
+    async with scripted(local_vhost, host):
+        report = await run(inventory, "web-1/timeline", wait_s=SHORT_S)
+        alone = await run(inventory, "web-1/timeline")
+    # Then the pause is complete, and what it waited for is not known
+    assert standings(report)["web-1/timeline/1"] is Standing.DOWN
+    assert report.notes == ("it is not known whether tasks of qctl/web-1/timeline/1 still run",)
+    assert (report.exit_code, alone.exit_code) == (Exit.PARTLY, Exit.DONE)
+
+
+@scenario
+async def test_given_a_pause_that_ends_before_it_is_given_or_proven_then_it_says_so_at_once(
+    local_vhost: Vhost, inventory: Inventory
+) -> None:
+    host = two()
+    host.processes[1].script = keeps_silent
+    login = login_for(inventory.broker, inventory.path, prefer_environment=False)
+    selection = select(inventory, Words(("web-1/timeline",)))
+    async with scripted(local_vhost, host):
+        # when the time of one is over before it is given
+        over = pausing.order(Verb.PAUSE, selection, reason=None, until_s=time.time() - 0.001)
+        with pytest.raises(UsageError, match=r"^not given: its time is over"):
+            await Pausing(over).run(login, None, connect_timeout_s=PATIENT_S, timeout_s=PATIENT_S)
+        assert host.heard == []
+
+        # and when that of another is while a process has not answered
+        short = pausing.order(Verb.PAUSE, selection, reason=None, until_s=time.time() + 1.5)
+        started_s = time.monotonic()
+        report = await Pausing(short).run(login, None, connect_timeout_s=PATIENT_S, timeout_s=PATIENT_S)
+    assert time.monotonic() - started_s < PATIENT_S / 2
+    assert report.notes == (pausing.TIME_OVER,)
+    assert report.exit_code == Exit.PARTLY
+
+
+@scenario
 async def test_given_processes_that_refuse_then_that_is_the_exit_code(local_vhost: Vhost, inventory: Inventory) -> None:
     host = two()
     for process in host.processes:
@@ -444,6 +506,11 @@ def test_who_is_not_an_operator_is_told_before_anything_is_given(inventory: Inve
         check_operator(replace(inventory, operators=("oncall",)), "mallory")
     check_operator(replace(inventory, operators=("oncall",)), "oncall")
     check_operator(inventory, "anybody")
+    private = replace(inventory, operators=("oncall",), broker=replace(inventory.broker, local=True))
+    with pytest.raises(BrokerRefused) as caught:
+        check_operator(private, "qctl")
+    assert "QCTL_USERNAME" not in caught.value.hint
+    assert "`broker: local` has the user 'qctl' alone" in caught.value.hint
 
 
 async def qctl(inventory: Inventory, *arguments: str, **environment: str) -> tuple[int, str, str]:
@@ -486,7 +553,18 @@ async def test_an_interrupt_says_whether_the_command_holds(local_vhost: Vhost, i
     host.processes[1].script = keeps_silent
     async with scripted(local_vhost, host):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "qctl", "-i", str(inventory.path), "pause", "web-1/timeline", "--timeout", "1h"),
+            *(
+                sys.executable,
+                "-m",
+                "qctl",
+                "-i",
+                str(inventory.path),
+                "pause",
+                "web-1/timeline",
+                "--timeout",
+                "1h",
+                "-ojson",
+            ),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -495,4 +573,6 @@ async def test_an_interrupt_says_whether_the_command_holds(local_vhost: Vhost, i
         out, err = await process.communicate()
     assert process.returncode == 130
     assert b"interrupted; the command was confirmed and holds" in err
-    assert b"qctl/web-1/timeline/1" in out
+    document = json.loads(out)
+    assert document["exit_code"] == 130
+    assert [item["tag"] for item in document["items"]] == ["qctl/web-1/timeline/0", "qctl/web-1/timeline/1"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from tests.brokers import Vhost
 from tests.fleet import Fleet, Worker, wait_until
+from tests.integration.test_topology import user
 
 HANDLERS = """
     def old(task):
@@ -65,6 +68,27 @@ def test_a_good_inventory_replaces_every_process_and_runs_each_task_once(local_v
         assert worker.stop() == 0
         assert sorted(map(int, fleet.history("old") + fleet.history("new"))) == list(range(650))
         assert set(map(int, fleet.history("new"))) >= set(range(600, 650))
+
+
+def test_with_another_user_the_supervisor_logs_in_as_its_processes_do(local_vhost: Vhost, tmp_path: Path) -> None:
+    # Given a worker, and an inventory that names another broker user by now
+    with (
+        Fleet(local_vhost, tmp_path, HANDLERS, **_inventory("old")) as fleet,
+        user(local_vhost, configure=".*") as other,
+    ):
+        worker = fleet.start("web-1")
+        secret = {"username": other["username"], "password": {"value": other["password"]}}
+        _rewrite(fleet, broker={**local_vhost.inventory_broker(), **secret})
+
+        # When SIGHUP comes
+        _hang_up(worker)
+        worker.await_log("all processes run with the new inventory")
+
+        # Then the supervisor is the new user too, and a pause is proven
+        worker.await_log(f"logging in as {other['username']}")
+        command = [sys.executable, "-m", "qctl", "-i", str(fleet.directory / "inventory.yaml"), "pause", "web-1/work"]
+        wait_until("a proof", lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0)
+        assert worker.stop() == 0
 
 
 @pytest.mark.parametrize(

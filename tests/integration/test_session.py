@@ -78,6 +78,39 @@ async def test_an_open_connection_knows_whom_it_talks_to(vhost: Vhost) -> None:
 
 
 @scenario
+async def test_what_comes_after_too_long_a_silence_ends_the_connection_and_never_the_silence(
+    monkeypatch: pytest.MonkeyPatch, vhost: Vhost
+) -> None:
+    # given nobody who looks at the clock meanwhile, as in a process that was stopped
+    monkeypatch.setattr(session, "WATCH_S", 2 * SOON_S)
+    async with connected(vhost) as connection:
+        channel = await connection.channel()
+        connection.raw.heard_at_s -= connection.patience_s
+
+        # when the broker sends something
+        with pytest.raises(ChannelLost, match="may have given our deliveries to others"):
+            await channel.call("basic_qos", prefetch_count=1)
+
+        # then nothing of it counts, and in that very instant nothing is open any more
+        assert connection.silent_s() >= connection.patience_s
+        assert not connection.is_open
+        assert not channel.is_open
+        # and it ends in order
+        await asyncio.wait_for(asyncio.shield(channel.closed), SOON_S)
+
+
+@scenario
+async def test_a_connection_that_is_dropped_has_no_open_channel_from_that_instant_on(vhost: Vhost) -> None:
+    async with connected(vhost) as connection:
+        channel = await connection.channel()
+        assert channel.is_open
+
+        connection.abort("a test")
+
+        assert not channel.is_open
+
+
+@scenario
 async def test_a_wrong_password_is_refused_and_never_shown(vhost: Vhost) -> None:
     # when somebody logs in with a wrong password
     with pytest.raises(BrokerRefused) as refused:

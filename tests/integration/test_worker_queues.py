@@ -13,7 +13,8 @@ from qctl.broker import topology
 from qctl.broker.connect import connect
 from qctl.broker.publisher import Publisher
 from qctl.worker.consumer import LiveConsumer
-from qctl.worker.execute import Delivery, Executor
+from qctl.worker.delivery import Delivery
+from qctl.worker.execute import Executor
 from tests.brokers import Vhost
 from tests.fleet import Fleet, wait_until
 from tests.integration.worker_harness import await_history, start_consuming, wire

@@ -344,7 +344,7 @@ def test_given_a_broker_that_is_not_there_then_a_signal_ends_the_waiting(
 def test_given_the_rights_that_the_docs_name_then_a_worker_runs(local_vhost: Vhost, tmp_path: Path) -> None:
     # Given a user with exactly the rights of docs/install.md, for the queue of this consumer
     text = (Path(__file__).parents[2] / "docs" / "install.md").read_text(encoding="utf-8")
-    patterns = re.findall(r"(?m)^(configure|write|read) +(\^.*)$", text)
+    patterns = re.findall(r"(?m)^(configure|write|read) +(\^.*)$", text)[:3]  # the worker's come first
     rights = {right: pattern.replace("(timeline|mail)", "calls") for right, pattern in patterns}
     assert len(rights) == 3
     name, api = f"worker-{secrets.token_hex(4)}", local_vhost.broker.api

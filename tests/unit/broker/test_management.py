@@ -235,3 +235,32 @@ def test_what_a_thread_raises_reaches_who_waits() -> None:
 
     with pytest.raises(ManagementError, match=r"^no$"):
         asyncio.run(in_thread(fail, timeout_s=2))
+
+
+@pytest.mark.parametrize(
+    ("tags", "sees_all"),
+    [
+        (["management"], False),
+        (["policymaker", "management"], False),
+        ([], False),
+        ("", False),
+        (None, False),
+        ([7], False),
+        (["management", "monitoring"], True),
+        ("policymaker, administrator", True),
+    ],
+)
+def test_hosts_are_only_told_to_who_sees_every_connection(tags: object, sees_all: bool) -> None:
+    # given a user, and a list of connections that has a host's
+    def reply(connection: socket.socket, head: str) -> None:
+        mine = {"name": "a", "vhost": "a/b", "client_properties": {"qctl_host": "web-1"}}
+        document = {"name": "me", "tags": tags} if head.startswith("GET /api/whoami ") else [mine]
+        answering(document)(connection, head)
+
+    with serving(reply) as url:
+        api = Api(url, "me", "secret", vhost="a/b")
+        if sees_all:
+            assert management.hosts(api) == {"web-1"}
+        else:
+            with pytest.raises(ManagementError, match="'me', who lacks the tag `monitoring`, only its own"):
+                management.hosts(api)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import os
 import pty
+import signal
+import socket
 import subprocess
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from qctl.control import socket as wire
+from qctl.control.host_answer import ProcessLook, ProcessState
+from tests.fleet import wait_until
 from tests.unit.cli.conftest import QCTL, TWO_HOSTS, Run
 
 #: There is no broker: whatever is tried there ends with this.
@@ -157,3 +167,93 @@ def test_in_production_the_target_is_typed(
     found, said = answer(work, environ, typed, "pause", "web-1")
     assert found == code
     assert "This is production. Type web-1 to go on" in said
+
+
+@contextmanager
+def supervising(state: Path) -> Iterator[socket.socket]:
+    """Somebody who listens where web-1's supervisor would."""
+    directory = state / "web-1"
+    directory.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener, wire.address(directory) as address:
+        listener.bind(address)
+        listener.listen()
+        listener.settimeout(60)
+        yield listener
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_on_the_host_says_whether_the_command_holds(
+    work: Path, environ: dict[str, str], inventory: Path, is_taken: bool, number: int
+) -> None:
+    command = [*QCTL, "pause", "web-1/mails", "--local", "--state-dir", "state", "--timeout", "1h", "-o", "json"]
+    with (
+        supervising(work / "state") as listener,
+        subprocess.Popen(command, cwd=work, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+    ):
+        # Given a command that a supervisor has been handed, and has taken or not
+        supervisor, _ = listener.accept()
+        with supervisor:
+            supervisor.settimeout(60)
+            assert supervisor.recv(1 << 16).endswith(b"\n")
+            if is_taken:
+                look = ProcessLook(0, 17, ProcessState.CONNECTED, "2026")
+                supervisor.sendall(wire.write(wire.Given((look,))))
+            wait_until("it waits for more", lambda: _waits(process.pid, supervisor))
+
+            # When it is interrupted
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+
+    # Then it says what is true
+    assert process.returncode == 130
+    if is_taken:
+        assert b"interrupted; the command is kept on this host and holds" in err
+        document = json.loads(out)
+        assert (document["exit_code"], document["items"][0]["proof"]) == (130, "unproven")
+    else:
+        assert b"interrupted; it is not known whether it was given" in err
+        assert out == b""
+
+
+def _waits(pid: int, supervisor: socket.socket) -> bool:
+    """Whether a process has read all that it was sent, and sleeps."""
+    unread = array.array("i", [0])
+    fcntl.ioctl(supervisor, termios.TIOCOUTQ, unread)
+    return unread[0] == 0 and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def test_a_terminal_that_ends_at_the_question_gives_nothing(
+    work: Path, environ: dict[str, str], inventory: Path
+) -> None:
+    code, said = answer(work, environ, "\x04", "pause", "web-1")
+    assert code == 130
+    assert "interrupted; not given" in said
+
+
+def test_an_interrupt_before_anything_was_sent_says_that_it_is_not_given(
+    work: Path, environ: dict[str, str], inventory: Path
+) -> None:
+    # Given a broker that takes connections and never speaks
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        broker.settimeout(60)
+        url = f"amqp://127.0.0.1:{broker.getsockname()[1]}"
+        reference = {"amqp": url, "username": "a", "password": {"env": "PASSWORD"}}
+        inventory.write_text(TWO_HOSTS.replace("broker: local", f"broker: {json.dumps(reference)}"))
+        command, environment = [*QCTL, "pause", "web-1/mails"], {**environ, "PASSWORD": "secret"}
+        with subprocess.Popen(command, cwd=work, env=environment, stderr=subprocess.PIPE) as process:
+            connected, _ = broker.accept()
+            with connected:
+                connected.settimeout(60)
+                connected.recv(8)
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"interrupted; not given" in said
+
+
+def test_a_duration_is_counted_from_the_answer_and_the_question_says_how_long(
+    work: Path, environ: dict[str, str], inventory: Path
+) -> None:
+    _, said = answer(work, environ, "n", "pause", "web-1", "--for", "10m")
+    assert "pause web-1, 2 consumers for 10m:" in said

@@ -47,6 +47,64 @@ def test_a_wide_table_has_all_columns(shown: Shown) -> None:
     assert shown(Output.WIDE) == "NAME        N  MORE\na           1  -\nb[red]  20000  yes\n-           -  -\n"
 
 
+FREE = (
+    Column("QUOTA", lambda item: item),
+    Column("USED", lambda item: item, right=True),
+    Column("LIMIT", lambda item: item),
+    Column("WHY", lambda item: item, free=True),
+)
+CELLS = (
+    ["web-1/twitter", "9416/20000", "300/15m, 20000/h", "by oncall: the API asked us to be gentle until noon"],
+    ["web-2/twitter", "-", "100000/h", "-"],
+)
+
+
+def test_on_a_terminal_only_free_text_is_wrapped_and_at_its_blanks() -> None:
+    lines = render.fitted(FREE, CELLS, width=80)
+
+    assert all(len(line.rstrip("\n")) <= 80 for line in lines)
+    assert lines[0] == "QUOTA                USED  LIMIT             WHY\n"
+    assert lines[1].startswith("web-1/twitter  9416/20000  300/15m, 20000/h  by oncall: the API asked us")
+    assert lines[2].startswith(" " * 45)
+    words = " ".join(line[45:].strip() for line in lines[1:3])
+    assert words == "by oncall: the API asked us to be gentle until noon"
+    assert lines[3].split() == ["web-2/twitter", "-", "100000/h", "-"]
+
+
+@pytest.mark.parametrize("width", [1, 20, 40, 60])
+def test_a_line_runs_over_before_a_number_or_a_word_is_cut(width: int) -> None:
+    lines = render.fitted(FREE, CELLS, width=width)
+    text = "".join(lines)
+    assert lines[0].index("WHY") == lines[1].index("by")
+
+    for whole in ("web-1/twitter", "9416/20000", "300/15m, 20000/h", "100000/h", "oncall:", "gentle"):
+        assert whole in text
+
+
+def test_on_a_wide_terminal_nothing_is_wrapped_and_wide_characters_take_two_cells() -> None:
+    lines = render.fitted(FREE, [["東京", "1", "x", "a b"], ["a", "22", "y", "c"]], width=200)
+
+    assert lines[1:] == ["東京   " + "   1  x      a b\n", "a        22  y      c\n"]
+
+
+def test_a_terminal_gets_a_fitted_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    columns = [
+        Column(each.title, lambda item, at=at: item[at], each.right, free=each.free) for at, each in enumerate(FREE)
+    ]
+
+    render.table(Settings(), columns, CELLS)
+
+    head, *body = capsys.readouterr().out.splitlines()
+    assert head.startswith("\x1b[1mQUOTA ")
+    assert head.endswith("WHY\x1b[0m")
+    assert len(body) > 3
+    assert "9416/20000" in body[0]
+
+
 def test_json_and_jsonl_and_name(shown: Shown) -> None:
     assert json.loads(shown(Output.JSON)) == {"v": 1, "items": ITEMS}
     assert [json.loads(line) for line in shown(Output.JSONL).splitlines()] == ITEMS

@@ -70,6 +70,7 @@ def test_each_table_row_begins_with_the_name_that_commands_take(capsys: pytest.C
     assert "1 held 2 consuming" in tables[0][1]
     assert "unknown (broker blocked)" in tables[0][2]
     assert "(not in the inventory)" in tables[0][2]
+    assert tables[0][2].count("broker blocked") == 1
 
 
 def test_what_is_not_known_is_a_dash_and_what_is_nothing_a_zero(capsys: pytest.CaptureFixture[str]) -> None:

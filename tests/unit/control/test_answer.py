@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from qctl.control.answer import MAX_ANSWER_BYTES, MAX_ROWS, parse_answer
+from qctl.control.answer import MAX_ANSWER_BYTES, MAX_ROWS, parse_answer, sift
 
 ROW = {
     "consumer": "timeline",
@@ -102,3 +103,18 @@ def test_words_for_people_are_one_line_without_control_characters() -> None:
 def test_anything_else_is_no_answer(wrong: bytes) -> None:
     with pytest.raises(ValueError):
         parse_answer(wrong)
+
+
+def test_answers_count_under_the_user_that_each_process_has() -> None:
+    # given a process of another user than the rest, and a forger
+    fields = {"v": 1, "id": "e", "host": "web-1"}
+    one = parse_answer(json.dumps({**fields, "index": 0, "pid": 10}).encode())
+    as_w2, as_w3, forged = (replace(one, user=user) for user in ("w2", "w3", "mallory"))
+    given = {(0, 10): (as_w3,), (1, 11): (forged, as_w2), (2, 12): (as_w3,)}
+
+    # when the supervisor says that process 0 is w3's, and the others its own
+    believed, strangers = sift(given, lambda process: {(0, 10): "w3"}.get(process, "w2"))
+
+    # then each counts under its own
+    assert believed == {(0, 10): (as_w3,), (1, 11): (as_w2,)}
+    assert strangers == {(1, 11): "mallory", (2, 12): "w3"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
 import zlib
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 
 from qctl.control import checkpoint
 from qctl.control.desired import Desired, Override, Pause, Reign
-from qctl.control.following import Known
+from qctl.control.following import NOTHING, Known
 from qctl.control.seen import FILTER_BYTES, Seen
 from qctl.control.target import Scope, Target
 
@@ -45,16 +46,64 @@ def test_given_a_log_with_hellos_alone_then_the_file_is_small(tmp_path: Path) ->
     assert len(checkpoint.encode(KNOWN)) < 10_000
 
 
-def test_given_other_operators_now_then_what_was_obeyed_is_read_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    operators = frozenset({"oncall", "deploy"})
-    checkpoint.save(tmp_path, KNOWN, operators)
+NEW = replace(PAUSE, id="d" * 32, user="deploy")
+OWN = replace(PAUSE, id="e" * 32, user="tasks", target=Target(host="web-1"), lifted=())
+FOREIGN = replace(OWN, id="f" * 32, target=Target(host="web-3"))
 
-    assert checkpoint.load(tmp_path, operators) == KNOWN
-    assert checkpoint.load(tmp_path, frozenset({"oncall"})) is None
-    assert checkpoint.load(tmp_path, None) is None
-    assert "other operators are obeyed now" in caplog.text
+
+@pytest.mark.parametrize(
+    ("operators", "pauses", "overrides"),
+    [
+        (frozenset({"oncall"}), ("a", "c", "e"), 1),
+        (frozenset({"deploy", "tasks"}), ("d", "e", "f"), 0),
+        (None, ("a", "c", "d", "e", "f"), 1),
+    ],
+    ids=["one fewer", "others", "whoever"],
+)
+def test_given_other_operators_now_then_the_log_is_read_anew_over_what_they_commanded(
+    tmp_path: Path, operators: frozenset[str] | None, pauses: tuple[str, ...], overrides: int
+) -> None:
+    # given what was commanded, the host's own pause of itself too, by a log that may be gone
+    before = frozenset({"oncall", "deploy", "web"})
+    desired = replace(KNOWN.desired, pauses=(*KNOWN.desired.pauses, NEW, OWN, FOREIGN))
+    checkpoint.save(tmp_path, replace(KNOWN, desired=desired), before)
+
+    # when other operators are obeyed
+    found = checkpoint.load(tmp_path, operators)
+
+    # then the log is read from its beginning, all of it obeyed again, and what is still theirs holds meanwhile
+    assert found is not None
+    assert (found.offset, found.id) == (NOTHING.offset, NOTHING.id)
+    assert tuple(each.id[0] for each in found.desired.pauses) == pauses
+    assert len(found.desired.overrides) == overrides
+    assert found.desired.seen == Seen()
+    # and with the same ones as before it goes on
+    assert checkpoint.load(tmp_path, before) == replace(KNOWN, desired=desired)
+
+
+def test_given_a_file_of_an_older_version_then_what_it_says_holds_and_the_log_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    checkpoint.save(tmp_path, KNOWN)
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+
+    found = checkpoint.load(tmp_path)
+
+    assert found == Known(-1, "", Desired(pauses=KNOWN.desired.pauses, overrides=KNOWN.desired.overrides))
+    assert "2 pauses and 1 limits hold until it says more" in caplog.text
+
+
+def test_given_what_a_process_left_that_died_while_it_wrote_then_it_goes_and_what_is_being_written_stays(
+    tmp_path: Path,
+) -> None:
+    checkpoint.save(tmp_path, KNOWN)
+    for name, age_s in (("control.json.17", 3_600), ("control.json.18", 0)):
+        (tmp_path / name).write_bytes(b"{")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+
+    assert checkpoint.load(tmp_path) == KNOWN
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["control.json", "control.json.18"]
 
 
 def test_given_nothing_then_nothing_is_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -81,7 +130,9 @@ SET_FIELDS = json.loads(checkpoint.encode(KNOWN))["overrides"][0]
 @pytest.mark.parametrize(
     "changed",
     [
-        {"v": 1},
+        {"v": checkpoint.VERSION + 1},
+        {"v": None},
+        {"v": True},
         {"offset": -1},
         {"offset": True},
         {"id": ""},
@@ -96,6 +147,8 @@ SET_FIELDS = json.loads(checkpoint.encode(KNOWN))["overrides"][0]
         {"pauses": [{**PAUSE_FIELDS, "id": 1}]},
         {"pauses": [{**PAUSE_FIELDS, "until_s": "soon"}]},
         {"pauses": [{**PAUSE_FIELDS, "until_s": True}]},
+        {"pauses": [{**PAUSE_FIELDS, "until_s": 253402300800.0}]},
+        {"pauses": [{**PAUSE_FIELDS, "until_s": 1e300}]},
         {"pauses": [{**PAUSE_FIELDS, "target": {"process": "0"}}]},
         {"pauses": [{**PAUSE_FIELDS, "lifted": {"host": "web-1"}}]},
         {"pauses": [{key: value for key, value in PAUSE_FIELDS.items() if key != "lifted"}]},

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qctl.control import seen
-from qctl.control.desired import MAX_PAUSES, Desired, Folding, Pause, fold, judge
+from qctl.control.desired import MAX_PAUSES, Desired, Folding, Own, Pause, fold, judge
 from qctl.control.event import Command, Event, Hello, Verb
 from qctl.control.target import Scope, Subject, Target
 
@@ -268,6 +268,21 @@ def test_given_a_command_on_the_host_itself_then_it_is_obeyed_of_whom_the_host_l
     assert (judge(given_, OPERATORS, fold(Desired(), events)) == "") is obeyed
 
 
+@pytest.mark.parametrize(("user", "obeyed"), [("tasks", True), ("mallory", False), ("oncall", True)])
+def test_given_who_knows_what_it_logs_in_as_then_no_hello_makes_anybody_else_its_host(user: str, obeyed: bool) -> None:
+    # Given somebody else who said hello as this host last
+    folding = Folding(
+        fold(Desired(), [hello("web-1", "tasks"), hello("web-1", "mallory")]), OPERATORS, Own("web-1", "tasks")
+    )
+    given_ = replace(pause("web-1"), user=user, local=True)
+
+    assert (folding.judge(given_) == "") is obeyed
+    # and of other hosts it knows no more than their hellos say
+    assert Folding(fold(Desired(), [hello("web-2", "mallory")]), OPERATORS, Own("web-1", "tasks")).judge(
+        replace(given_, target=Target(host="web-2"))
+    ) == ("" if user != "tasks" else "user tasks is not an operator")
+
+
 # What comes twice
 
 
@@ -365,6 +380,31 @@ def test_given_thousands_of_consumers_paused_and_resumed_one_by_one_then_it_take
 
     assert fold(Desired(), commands).pauses == ()
     assert time.perf_counter() - started_s < 5
+
+
+def test_given_an_entry_then_only_what_it_changes_is_made_anew() -> None:
+    folding = Folding(
+        fold(Desired(), [hello("web-1", "tasks"), pause("web-1"), quota_set("web-1", "api", "1/s")]), None
+    )
+    before = folding.desired()
+    folding.add(pause("web-2"))
+    paused = folding.desired()
+    assert (paused.reigns is before.reigns, paused.pauses is before.pauses) == (True, False)
+    assert paused.overrides is before.overrides
+
+    folding.add(hello("web-2", "tasks"))
+    greeted = folding.desired()
+    folding.add(hello("web-2", "tasks"))
+    assert folding.desired().reigns is greeted.reigns
+    assert greeted.pauses is paused.pauses
+    assert (set(paused.reigns), set(greeted.reigns)) == ({"web-1"}, {"web-1", "web-2"})
+
+    folding.add(resume("web-1", "timeline"))
+    assert [len(each.lifted) for each in folding.desired().pauses] == [1, 0]
+    folding.add(resume("web-1"))
+    folding.add(quota_clear("*", "*"))
+    assert ([each.target.host for each in folding.desired().pauses], folding.desired().overrides) == (["web-2"], ())
+    assert folding.desired().reigns is greeted.reigns
 
 
 def test_given_what_was_folded_then_folding_on_leaves_it_as_it_is() -> None:

@@ -72,6 +72,14 @@ def test_given_a_hello_of_an_earlier_version_then_it_does_not_say_when() -> None
     assert found.at is None
 
 
+@pytest.mark.parametrize("until", ["9998-12-31T23:59:59.999Z", "0002-01-01T00:00:00Z"])
+def test_given_a_time_that_is_understood_then_it_can_be_written_again(until: str) -> None:
+    found = read(commanded(edited(until=until)))
+
+    assert isinstance(found, Command)
+    assert isinstance(read(commanded(found)), Command)
+
+
 def test_given_fields_of_a_later_version_then_they_are_left_alone() -> None:
     assert read(record(changed(mood="good"))) == HELLO
     assert read(commanded(edited(mood="good"))) == PAUSE
@@ -152,6 +160,9 @@ def test_given_a_reason_that_is_long_or_has_control_characters_then_it_is_made_f
         (commanded(edited(until="2026-11-22T21:00:00+01:00")), "until must be"),
         (commanded(edited(until=1795381200)), "until must be"),
         (commanded(edited(until="2026-11-22T21:00:00Z\n")), "until must be"),
+        (commanded(edited(until="9999-12-31T23:59:59.999999Z")), "until must be"),
+        (commanded(edited(until="9998-12-31T23:59:59.999999Z")), "until must be"),  # rounded up, the year after
+        (commanded(edited(until="0001-01-01T00:00:00Z")), "until must be"),
         (commanded(edited(target=None)), "names nothing"),
         (commanded(edited(target={})), "names nothing"),
         (commanded(edited(target={"hsot": "web-1"})), "does not know: 'hsot'"),

@@ -17,6 +17,7 @@ from qctl.broker.session import ChannelLost
 from qctl.control import desired as desireds
 from qctl.control import following as followings
 from qctl.control import log as control_log
+from qctl.control.desired import Folding
 from qctl.control.event import Command, Hello, Verb
 from qctl.control.following import NOTHING, Known
 from qctl.control.log import Heard, Live
@@ -44,7 +45,7 @@ class Log:
         self.is_open = True
         self.cancelled: list[Any] = []
         self.raw = SimpleNamespace(add_on_cancel_callback=self.cancelled.append, basic_ack=lambda *_, **__: None)
-        self.live = Live(cast("Any", None), self, OWN, known, known.desired, operators)
+        self.live = Live(cast("Any", None), cast("Any", self), OWN, known, Folding(known.desired, operators))
         self.heard: list[Heard] = []
         self.offset = known.offset
         self._tag = 0
@@ -174,6 +175,30 @@ def test_given_a_log_that_would_fill_the_memory_then_it_is_given_up_on_the_way(
         await meet(log, [])
 
     with pytest.raises(ControlLogError, match=words):
+        asyncio.run(main())
+
+
+def test_given_a_log_that_lifts_ever_more_parts_then_it_is_given_up_on_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(followings, "MAX_LIFTED_WHILE_READING", 3)
+
+    async def main() -> None:
+        log = Log()
+        log.command(Verb.PAUSE, host="*")
+        for host in ("a", "b", "c", "c", "c"):
+            log.command(Verb.RESUME, host=host)
+        assert not log.live.met.done()
+        # what is lifted as a whole takes its parts along
+        log.command(Verb.RESUME, host="*")
+        log.command(Verb.PAUSE, host="*")
+        for host in ("a", "b", "c"):
+            log.command(Verb.RESUME, host=host)
+        assert not log.live.met.done()
+        log.command(Verb.RESUME, host="d")
+        await meet(log, [])
+
+    with pytest.raises(ControlLogError, match="more than 3 parts"):
         asyncio.run(main())
 
 

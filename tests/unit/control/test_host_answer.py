@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,3 +74,10 @@ def test_control_characters_are_not_passed_on() -> None:
     assert found is not None
     assert found.machine == "a [2J"
     assert found.host == "w"
+
+
+def test_a_supervisor_of_an_earlier_version_names_no_users() -> None:
+    fields = json.loads(replace(ANSWER, processes=(replace(ANSWER.processes[0], user="w3"),)).body())
+    assert parse_answer(json.dumps(fields).encode()).processes[0].user == "w3"  # type: ignore[union-attr]
+    del fields["processes"][0]["user"]
+    assert parse_answer(json.dumps(fields).encode()) == ANSWER

@@ -219,3 +219,38 @@ class TestHost:
         evidence = HostEvidence(Supervisor.ANSWERS, (look(0, 10),), answers={(0, 10): (answer(),)})
         rows = judge(Verb.PAUSE, (Target(consumer="timeline"),), (), {"web-1": evidence}, confirmed_at_s=CONFIRMED_S)
         assert standings(rows) == {"0": Standing.PROVEN}
+
+
+def test_who_answers_for_a_process_without_being_it_is_named() -> None:
+    # given a process that is connected, and an answer of another user
+    evidence = HostEvidence(Supervisor.ANSWERS, (look(0, 10),), strangers={(0, 10): "w3"})
+    (row,) = pause(evidence)
+    # then it proves nothing, and the row says so
+    assert row.standing is Standing.UNPROVEN
+    assert row.words == "process 10 answered as w3, not as its supervisor says"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "may_run"),
+    [
+        (HostEvidence(Supervisor.ANSWERS, (look(0, 10, ProcessState.DISCONNECTED),)), True),
+        (HostEvidence(Supervisor.ANSWERS, (look(0, 10, ProcessState.STARTING),)), False),
+        (HostEvidence(Supervisor.ANSWERS, (look(0, 10, ProcessState.ENDED),)), False),
+        (HostEvidence(Supervisor.ANSWERS), False),
+        (HostEvidence(Supervisor.NOBODY, heard=Heard.GOODBYE), False),
+        (HostEvidence(Supervisor.NOBODY, heard=Heard.NEVER), False),
+        (HostEvidence(Supervisor.NOBODY, heard=Heard.SILENT, listed=False), True),
+    ],
+    ids=["disconnected", "starting", "ended", "none", "goodbye", "never", "silent"],
+)
+def test_what_is_down_may_run_what_it_began_unless_it_has_ended(evidence: HostEvidence, may_run: bool) -> None:
+    (row,) = pause(evidence)
+    assert (row.standing, row.may_run) == (Standing.DOWN, may_run)
+
+
+def test_a_process_that_the_host_does_not_have_is_told_with_those_that_it_has() -> None:
+    seventh = replace(TIMELINE, index=7)
+    evidence = HostEvidence(Supervisor.ANSWERS, (look(0, 10), look(1, 11)))
+    (row,) = pause(evidence, (seventh,), (Target(tag="qctl/web-1/timeline/7"),))
+    assert (row.tag, row.standing) == ("qctl/web-1/timeline/7", Standing.DOWN)
+    assert row.words == "the host has no process 7 now, only 0 to 1; it obeys when it starts"

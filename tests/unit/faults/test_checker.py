@@ -74,13 +74,16 @@ def test_given_starts_without_ends_then_the_longest_time_out_goes_on_till_now() 
 def test_given_a_pause_that_was_acknowledged_then_a_start_before_its_lifting_is_found(
     pid: int, host: str, task: str, at_ns: int, guilty: bool
 ) -> None:
-    # Given a pause of web-1/plain, lifted later, and one that only process 7 acknowledged; written in any order
+    # Given a pause of web-1/plain, lifted later, one that only process 7 acknowledged, and one that was lifted before
+    # the instant that it was said of
     start = Event(at_ns, "started", task, pid, host)
     history = [
-        Event(20, "lifting", "plain", 99, "web-1"),
         start,
         Event(10, "paused", "plain", ALL_PROCESSES, "web-1"),
+        Event(20, "lifting", "plain", 99, "web-1"),
         Event(10, "paused", "calls", 7, "web-1"),
+        Event(10, "paused", "plain", ALL_PROCESSES, "web-2"),
+        Event(5, "lifting", "plain", 99, "web-2"),
     ]
 
     # When and then

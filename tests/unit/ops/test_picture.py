@@ -150,7 +150,7 @@ def test_a_host_without_supervisor_is_down_since_its_goodbye(inventory: Inventor
 
     [one, two] = picture(found, inventory).hosts
     assert (one.state, one.since_s, one.why) == (State.DOWN, NOW_S - 600, "its worker has ended")
-    assert (two.state, two.since_s, two.why) == (State.DOWN, None, "no worker runs there")
+    assert (two.state, two.since_s, two.why) == (State.DOWN, None, "no worker of it is connected")
 
 
 def test_a_host_that_died_is_down_since_it_was_last_heard_and_its_numbers_are_old(inventory: Inventory) -> None:
@@ -194,7 +194,7 @@ def test_silence_while_the_broker_is_blocked_is_unknown(inventory: Inventory) ->
         (answer(), State.DOWN, "its processes do not"),
         (Silence.SILENT, State.UNKNOWN, "nobody answers"),
         (Silence.UNASKED, State.UNKNOWN, "nothing is heard"),
-        (Silence.ABSENT, State.DOWN, "its worker is gone"),
+        (Silence.ABSENT, State.DOWN, "no worker of it is connected"),
     ],
 )
 def test_what_the_silence_of_a_host_means(
@@ -207,6 +207,75 @@ def test_what_the_silence_of_a_host_means(
     row = picture(found, inventory, hosts=["web-1"]).hosts[0]
     assert row.state is state
     assert words in row.why
+
+
+@pytest.mark.parametrize("state", ["paused", "held", "consuming"])
+def test_a_silent_process_that_is_connected_makes_its_consumers_unknown(inventory: Inventory, state: str) -> None:
+    # given two connected processes, of which the second was stopped with tasks in it
+    found = replace(
+        live(reading(consumer(state=state, running=0))),
+        supervisors={**GONE, "web-1": answer(ProcessState.CONNECTED, ProcessState.CONNECTED)},
+    )
+    status = picture(found, inventory)
+
+    # then nobody says that it does nothing
+    row = status.consumers[0]
+    assert (row.state, row.why) == (State.UNKNOWN, "1 of its 2 processes is connected and silent")
+    assert row.counts == {State(state): 1, State.UNKNOWN: 1}
+    item = document(status)["consumers"][0]
+    assert item["state"] == "unknown"
+    assert [item[name] for name in ("running", "waiting", "concurrency", "rate_per_s", "settled")] == [None] * 5
+    host = status.hosts[0]
+    assert (host.counts[State.UNKNOWN], host.heard, host.processes) == (1, 1, 2)
+
+
+def test_a_silent_process_that_is_not_connected_takes_nothing_away(inventory: Inventory) -> None:
+    found = replace(
+        live(reading(consumer(state="paused"), consumer("mail", state="paused"))),
+        supervisors={**GONE, "web-1": answer(ProcessState.CONNECTED, ProcessState.DISCONNECTED, ProcessState.ENDED)},
+    )
+
+    row = picture(found, inventory).consumers[0]
+    assert (row.state, row.running) == (State.PAUSED, 3)
+
+
+@pytest.mark.parametrize(
+    ("last", "listed", "state", "why"),
+    [
+        (HostReading(NOW_S - 59, "web-1", "m1", 99, ()), None, State.UNKNOWN, "no worker of it is connected"),
+        (HostReading(NOW_S - 61, "web-1", "m1", 99, ()), frozenset(), State.DOWN, "no worker of it is connected"),
+        (HostReading(NOW_S - 600, "web-1", "m1", 99, ()), {"web-1"}, State.UNKNOWN, "the broker lists a connection"),
+        (None, {"web-1"}, State.UNKNOWN, "the broker lists a connection"),
+        (None, {"web-2"}, State.DOWN, "no worker of it is connected"),
+        (Goodbye(NOW_S - 5, "web-1"), None, State.DOWN, "its worker has ended"),
+    ],
+)
+def test_a_host_that_may_run_on_without_the_broker_is_not_called_down(
+    inventory: Inventory, last: HostReading | Goodbye | None, listed: frozenset[str] | None, state: State, why: str
+) -> None:
+    found = Found(at_s=NOW_S, supervisors=GONE, last={"web-1": last} if last else {}, listed=listed)
+
+    row = picture(found, inventory, hosts=["web-1"]).hosts[0]
+    assert row.state is state
+    assert row.why.startswith(why)
+
+
+def test_a_name_that_is_taken_is_unknown_also_after_a_goodbye(inventory: Inventory) -> None:
+    # given a worker that was started again after its goodbye and stopped before its first entry in the log
+    last = {"web-1": Goodbye(NOW_S - 5, "web-1")}
+
+    row = picture(Found(at_s=NOW_S, supervisors={"web-1": Silence.SILENT}, last=last), inventory).hosts[0]
+    assert row.state is State.UNKNOWN
+
+
+def test_equal_pauses_are_told_once_with_how_often(inventory: Inventory) -> None:
+    one = pause(Target(host="web-1")).pauses[0]
+    again = replace(one, id="a2", at="2026-11-22T13:11:00Z")
+    found = replace(
+        live(reading(consumer(state="paused"))), desired=Desired(pauses=(one, again, replace(one, id="a3", user="ann")))
+    )
+
+    assert picture(found, inventory).consumers[0].why == "by oncall: slow API (2 times); by ann: slow API"
 
 
 def test_who_is_heard_is_alive_whatever_the_supervisor_is(inventory: Inventory) -> None:

@@ -193,3 +193,11 @@ def test_many_hosts_are_selected_and_too_many_refused(tmp_path: Path) -> None:
 def test_errors_are_for_the_user(inventory: Inventory) -> None:
     with pytest.raises(QctlError, match=r"nothing matches web-2 --queue outbox$"):
         select(inventory, Words(("web-2",), queue="outbox"))
+
+
+@pytest.mark.parametrize(
+    ("tag", "anywhere"),
+    [("qctl/web-1/timeline/0", False), ("qctl/web-1/timeline/*", False), ("qctl/web-*/timeline/0", True)],
+)
+def test_a_tag_reaches_no_further_than_its_host(inventory: Inventory, tag: str, anywhere: bool) -> None:
+    assert select(inventory, Words(tag=tag)).anywhere is anywhere

@@ -68,3 +68,16 @@ def test_the_next_day_may_be_an_hour_longer() -> None:
 def test_what_is_no_time_to_come_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_until(text, NOW_S, BERLIN)
+
+
+@pytest.mark.parametrize("text", ["2027-03-28T02:30", "02:30", "2:00"])
+def test_a_time_that_the_clock_leaves_out_is_refused(text: str) -> None:
+    night_s = datetime(2027, 3, 28, 0, 30, tzinfo=BERLIN).timestamp()
+    with pytest.raises(ValueError, match="is never: the clock is put forward over it"):
+        parse_until(text, night_s, BERLIN)
+
+
+def test_on_the_day_of_the_lost_hour_the_next_such_time_is_that_of_tomorrow() -> None:
+    noon_s = datetime(2027, 3, 28, 12, 0, tzinfo=BERLIN).timestamp()
+    assert parse_until("02:30", noon_s, BERLIN) == datetime(2027, 3, 29, 2, 30, tzinfo=BERLIN)
+    assert parse_until("03:00", noon_s, BERLIN) == datetime(2027, 3, 29, 3, 0, tzinfo=BERLIN)

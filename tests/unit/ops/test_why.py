@@ -107,6 +107,30 @@ def test_every_pause_is_told_and_what_it_names() -> None:
     assert "paused by deploy at 13:10:00 UTC; it names */timeline" in told(row)
 
 
+def test_equal_pauses_are_told_once_with_how_often() -> None:
+    # given the same pause twice, and one for another reason
+    again = replace(PAUSE, id="a2", at_s=at(13, 11))
+    row = replace(HELD, state=State.PAUSED, pauses=(PAUSE, again, replace(PAUSE, id="a3", reason="also slow")))
+
+    first, second = (one for one in told(row) if one.startswith("paused by"))
+    assert first.endswith("at 13:10:00 UTC, until 15:00:00 UTC: API is down; it names web-1/timeline (2 times)")
+    assert second.endswith("also slow; it names web-1/timeline")
+
+
+def test_of_what_is_silent_in_part_nobody_says_that_it_obeys() -> None:
+    row = replace(HELD, state=State.UNKNOWN, why="1 of its 2 processes is connected and silent", pauses=(PAUSE,))
+
+    sentences = told(row)
+    assert sentences[0].startswith("it is not known what web-1/timeline does: 1 of its 2 processes is connected and")
+    assert sentences[1].startswith("paused (whether all of it obeys is not known) by oncall")
+
+
+def test_above_a_lowered_limit_it_is_told_when_a_unit_may_be_used_again() -> None:
+    over = replace(SPENT, used_units=12_419, limit_units=5)
+
+    assert "quota twitter: 12419/5 used, a unit may be used again at 14:00:07 UTC" in told(HELD, quotas=(over,))
+
+
 def test_a_pause_and_a_hold_are_both_told() -> None:
     row = replace(HELD, state=State.PAUSED, pauses=(PAUSE,))
 
@@ -281,7 +305,7 @@ def test_a_queue_tells_who_takes_from_it_and_why_the_others_do_not() -> None:
         HELD,
         other("web-2", State.CONSUMING),
         replace(other("web-3", State.PAUSED), pauses=(PAUSE,), since_s=at(13, 10)),
-        replace(other("web-4", State.DOWN), why="its worker is gone", since_s=at(13, 12)),
+        replace(other("web-4", State.DOWN), why="no worker of it is connected", since_s=at(13, 12)),
     )
     status = Status(at_s=NOW_S, blocked=False, consumers=rows, quotas=(SPENT,), queues=(QUEUE,))
 
@@ -296,7 +320,7 @@ def test_a_queue_tells_who_takes_from_it_and_why_the_others_do_not() -> None:
             "web-3/timeline is paused since 13:10:00 UTC, by oncall (says it is ann@laptop) at 13:10:00 UTC, until "
             "15:00:00 UTC: API is down"
         ),
-        "web-4/timeline is down since 13:12:00 UTC: its worker is gone",
+        "web-4/timeline is down since 13:12:00 UTC: no worker of it is connected",
         "8520 tasks are ready in queue timeline; it will be empty at 14:41:00 UTC at this rate",
     ]
 

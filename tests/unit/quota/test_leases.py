@@ -359,6 +359,26 @@ def test_a_quota_that_is_new_can_be_used_once_it_is_configured(opened: Open) -> 
     assert spend_all(leases, leases.register("newsletter", {"mail": 1})) == 2
 
 
+def test_race_of_a_start_and_a_quota_that_another_process_adds_while_it_looks(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = opened(api(3))
+    look, added = Ledger.readings, []
+
+    def then_add(ledger: Ledger, **options: float) -> object:
+        found = look(ledger, **options)
+        if not added:
+            added.append(True)
+            other.configure([Policy("mail", (Limit(2, LONG_NS),))])
+        return found
+
+    monkeypatch.setattr(Ledger, "readings", then_add)
+    leases = opened(api(3))
+
+    assert added
+    assert spend_all(leases, leases.register("timeline", {"api": 1})) == 3
+
+
 def test_a_block_holds_all_processes_until_it_ends(opened: Open, heard: Heard) -> None:
     one, other = opened(api(1000), heard=heard), opened(api(1000))
     priced = one.register("timeline", {"api": 1})

@@ -12,6 +12,8 @@ from unittest import mock
 import pytest
 
 from qctl.quota import Cause, Grant, Hold, Leases, Limit, Policy, Standing
+from qctl.quota.ledger import Exchange, Response
+from qctl.quota.pool import Waiter
 from qctl.quota.renewal import Renewal
 from qctl.quota.standing import LOOK_NS
 from tests.unit.quota.model import FakeClock, S, no_writes
@@ -238,3 +240,80 @@ def test_what_was_spent_under_a_ledger_that_is_lost_is_told_to_the_next(
     # Beside all there is, which a new one counts as spent
     reading = leases._ledger.readings()["api"]
     assert reading.used(leases.clock.now_ns()) == (LIMIT.units + 3,)
+
+
+def test_who_waits_for_a_consumer_that_is_withdrawn_is_told_at_once_and_it_may_enter_again_without_the_disk(
+    opened: Open,
+) -> None:
+    # Given a task in line, and a ledger that nobody asks
+    running, leases = opened(), opened()
+    spend_all(running)
+    priced, told = leases.register("timeline", {"api": 1}), list[Grant | Hold]()
+    leases._request(priced, told.append, None)
+    leases._request(leases.register("mail", {"api": 1}), told.append, None)
+
+    with mock.patch.object(type(leases._ledger), "readings"), mock.patch.object(type(leases._ledger), "exchange"):
+        leases.withdraw("timeline")
+        assert told == [Hold(None, Cause.WITHDRAWN)]
+        assert [waiter.priced.consumer for waiter in leases._till.waiting()] == ["mail"]
+
+        # When it enters again it is judged at once
+        leases.enter_again(priced)
+        assert leases.standing("timeline") == Standing()
+
+    # and claims like any other, and no more once it is withdrawn for good
+    leases._request(priced, told.append, None)
+    leases._renewal.turn()
+    assert {claim.consumer for claim in leases._ledger.readings()["api"].claims} == {"timeline", "mail"}
+    leases.withdraw("timeline")
+    leases._renewal.turn()
+    assert {claim.consumer for claim in leases._ledger.readings()["api"].claims} == {"mail"}
+
+
+def test_race_of_a_task_that_gets_in_line_and_a_withdrawal(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, leases = opened(), opened()
+    spend_all(running)
+    priced, told = leases.register("timeline", {"api": 1}), list[Grant | Hold]()
+    enqueue = leases._till.enqueue
+
+    def withdrawn_before(waiter: Waiter) -> None:
+        leases.withdraw("timeline")
+        enqueue(waiter)
+
+    monkeypatch.setattr(leases._till, "enqueue", withdrawn_before)
+    assert leases._request(priced, told.append, None) is None
+    assert told == [Hold(None, Cause.WITHDRAWN)]
+    assert leases._till.waiting() == ()
+
+
+def test_race_of_units_that_come_for_a_consumer_and_its_withdrawal_keeps_them_from_nobody(
+    opened: Open, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a consumer that is held, with a task in line
+    running, leases = opened(), opened()
+    grant = spend_all(running)
+    leases.register("timeline", {"api": 5})
+    answers = ask(leases, "timeline", 5)
+    pass_time(clock, leases, 2 * S)
+    assert isinstance(answers[0], Hold)
+    running.settle(grant, {"api": 0})
+    running._renewal.turn()
+
+    # When it is withdrawn while the ledger grants what it needs to come back
+    exchange = leases._ledger.exchange
+
+    def then_withdrawn(request: Exchange, **options: float) -> Response:
+        response = exchange(request, **options)
+        if any(response.granted):
+            leases.withdraw("timeline")
+        return response
+
+    monkeypatch.setattr(leases._ledger, "exchange", then_withdrawn)
+    for _ in range(3 * S // TURN_NS):
+        running._renewal.turn()
+        pass_time(clock, leases, TURN_NS)
+
+    # Then that is kept for nobody
+    assert leases.standing("timeline").held == Hold(None, Cause.WITHDRAWN)
+    pool = leases._till.pools["api"]
+    assert (pool.earmarks, pool.set_aside) == ({}, 0)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from qctl.broker.session import ChannelLost
+from qctl.control.stream import cut_off, unreadable
 from qctl.worker import links
 from qctl.worker.links import Links
 
@@ -54,3 +55,16 @@ def test_a_connection_to_publish_on_that_is_missing_for_long_is_news(monkeypatch
             await waiting
 
     asyncio.run(scenario())
+
+
+def test_what_to_do_about_a_log_that_cannot_be_read_is_told_once_for_as_long_as_it_is_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    both = cast(Links, SimpleNamespace(_hint=""))
+    for error in (cut_off(7), cut_off(7), unreadable("it is silent"), cut_off(9)):
+        Links._say_hint(both, error)
+
+    told = [one.getMessage() for one in caplog.records]
+    assert len(told) == 3
+    assert told[0].startswith("the control log begins at entry 7: what came before was cut off, so it cannot be known")
+    assert "what holds. Clear the policy that limits qctl.control.log, then delete that stream" in told[0]

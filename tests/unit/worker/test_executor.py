@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -18,9 +19,11 @@ from qctl.inventory.model import Consumer, PythonHandler, Quota, Rate, RetryPoli
 from qctl.quota import Leases, Ledger, Limit, Policy
 from qctl.units import NS_PER_S
 from qctl.worker import execute
-from qctl.worker.execute import CoroutineLoop, Delivery, Executor, Rules, Settled
+from qctl.worker.delivery import Delivery, Settled
+from qctl.worker.execute import CoroutineLoop, Executor
 from qctl.worker.handlers import Handler
 from qctl.worker.outcome import Ending
+from qctl.worker.rules import Rules
 from qctl.worker.task import Task
 from qctl.worker.ward import Bed
 from tests.fleet import wait_until
@@ -143,6 +146,36 @@ def test_given_no_ward_then_suspects_run_here_as_anybody(leases: Leases) -> None
     executor.put(delivery(redelivered=True))
 
     assert left.get(timeout=5).outcome.ending is Ending.ACK
+
+
+def test_given_a_task_that_costs_more_than_a_lowered_limit_then_it_waits_outside_and_counts_nothing(
+    tmp_path: Path,
+) -> None:
+    # Given a limit of ten, lowered to four, and a task that says it needs five
+    leases = Leases.open(tmp_path / "web-1", [Policy("api", (Limit(10, 10 * NS_PER_S),))], hold_after_s=5.0)
+    quotas = {"api": Quota("api", (Rate(10, 10 * NS_PER_S),))}
+    plain = rules()
+    paying = replace(plain, quotas=quotas, consumer=replace(plain.consumer, cost={"api": 1}))
+    left: list[Settled] = []
+    ran: list[Task] = []
+    executor = Executor(
+        paying, Handler(run=ran.append), leases, leases.register("calls", {"api": 1}), left.append, lambda _: True
+    )
+    leases.configure([Policy("api", (Limit(4, 10 * NS_PER_S),))])
+    wait_until("it is known", lambda: leases.readings()["api"].limits[0].limit.units == 4)
+
+    # When it comes
+    started_s = time.monotonic()
+    executor.work(delivery(**{"qctl-cost": {"api": 5}}))
+
+    # Then it goes to the delay queues at once, and one that can be paid runs
+    assert time.monotonic() - started_s < 2.0
+    (settled,) = left
+    assert (settled.outcome.ending, settled.outcome.delay_s) == (Ending.LATER, 30.0)
+    assert settled.outcome.headers == {"qctl-error": "it needs 5 units of api, more than the limit of 4 that holds now"}
+    executor.work(delivery(**{"qctl-cost": {"api": 4}}))
+    assert len(ran) == 1
+    leases.close()
 
 
 @pytest.mark.parametrize("swallows", [False, True])

@@ -11,7 +11,7 @@ import pytest
 from qctl.broker.message import Outgoing, Properties
 from qctl.broker.publisher import Published
 from qctl.worker import forward
-from qctl.worker.execute import Delivery, Settled
+from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.forward import BROKEN, Forwarder
 from qctl.worker.handlers import Answer
 from qctl.worker.outcome import ACK, Ending, Outcome

@@ -138,3 +138,27 @@ def test_a_cost_above_a_lowered_limit_holds_its_consumer_until_the_limit_is_rais
     asyncio.run(limits.apply(desired(override("60/h")), 0.0))
     wait_until("consuming again", lambda: leases.standing("calls").consuming)
     assert isinstance(leases.acquire(priced), Grant)
+
+
+def test_a_process_that_hears_nothing_lowers_a_limit_and_never_raises_it(join: Join) -> None:
+    # Given two processes that know of a limit for a while, and one that hears of a lower one then
+    (first, limits), (second, deaf) = join(), join()
+    while_it_lasts = override("100/h", until_s=100.0)
+    for one in (limits, deaf):
+        asyncio.run(one.apply(desired(while_it_lasts), 0.0))
+    asyncio.run(limits.apply(desired(while_it_lasts, override("50/h")), 0.0))
+
+    # When the first limit ends in the process that does not know of the second
+    asyncio.run(deaf.apply(desired(while_it_lasts), 100.0, hears=False))
+
+    # then the lower one holds on, until all is known again
+    priced = first.register("calls", {"api": 1})
+    granted = [first.take(priced) or first.acquire(priced) for _ in range(51)]
+    assert sum(isinstance(one, Grant) for one in granted) == 50
+    asyncio.run(deaf.apply(desired(), 100.0))
+    assert second.look()["api"].limits[0].limit.units == 1000
+
+    # and what had raised a limit ends there as well
+    asyncio.run(deaf.apply(desired(override("2000/h", until_s=200.0)), 100.0))
+    asyncio.run(deaf.apply(desired(), 200.0, hears=False))
+    assert second.look()["api"].limits[0].limit.units == 1000

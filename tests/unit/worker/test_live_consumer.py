@@ -11,7 +11,7 @@ import pytest
 from qctl.broker import topology
 from qctl.broker.message import Properties
 from qctl.worker.consumer import LiveConsumer
-from qctl.worker.execute import Delivery, Settled
+from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.outcome import ACK
 
 

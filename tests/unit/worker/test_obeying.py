@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ class Ledger:
     """In place of the leases: the limits that were configured, or why they cannot be."""
 
     def __init__(self) -> None:
-        self.fault: LedgerError | None = None
+        self.fault: Exception | None = None
         self.units: dict[str, int] = {}
 
     def readings(self) -> dict[str, object]:
@@ -141,12 +142,12 @@ def command(verb: Verb = Verb.PAUSE, number: int = 1, **fields: Any) -> Command:
     return Command(f"{number:032x}", "2026-11-22T21:00:00.000Z", verb, target, user="ops", **fields)
 
 
-def scenario(test: Callable[[Scene], Awaitable[None]]) -> Callable[[], None]:
-    def run() -> None:
+def scenario(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    def run(caplog: pytest.LogCaptureFixture) -> None:
         async def whole() -> None:
             scene = Scene()
             await scene.obeying.begin(BEGIN)
-            await test(scene)
+            await test(scene, *[caplog] * ("caplog" in signature(test).parameters))
 
         asyncio.run(whole())
 
@@ -303,6 +304,43 @@ async def test_a_quota_command_is_answered_when_the_ledger_has_the_limit(
 
 
 @scenario
+async def test_a_bug_while_a_limit_is_set_is_told_and_the_limit_is_set_after_all(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.ledger.fault = KeyError("api")
+    scene.say(command(Verb.QUOTA_SET, 1, target=Target(host="web-*"), quota="api", rates=("20/h",)))
+    await until(lambda: "limits cannot be changed yet: KeyError" in caplog.text)
+
+    scene.ledger.fault = None
+    await scene.answers()
+    assert scene.ledger.units == {"api": 20, "sms": 5}
+
+
+@scenario
+async def test_race_of_a_later_hello_that_has_read_less_than_was_heard_undoes_nothing(scene: Scene) -> None:
+    # Given a pause that was heard and proven, and another reading of the log that is not there yet
+    behind = scene.log
+    scene.say(command())
+    await scene.answers()
+
+    # when that one takes over, and hears the pause in its turn
+    await scene.obeying.begin(behind)
+    assert scene.paused() == {"calls/0", "calls/0/directed"}
+    scene.log = behind
+    scene.say(command())
+
+    # then it is paused throughout and answered once
+    assert scene.paused() == {"calls/0", "calls/0/directed"}
+    await asyncio.sleep(0.05)
+    assert len(scene.courier.sent) == 1
+
+    # and after a loss the log counts, though it may be another, shorter one
+    scene.obeying.cut_off()
+    await scene.obeying.begin(Known(2, "x", Desired()))
+    assert scene.paused() == set()
+
+
+@scenario
 async def test_before_anything_is_consumed_the_limits_must_hold(scene: Scene) -> None:
     scene.ledger.fault = LedgerError("the disk is full")
     setting = command(Verb.QUOTA_SET, 1, target=Target(host="*"), quota="api", rates=("20/h",))
@@ -343,11 +381,49 @@ async def test_an_order_of_the_host_holds_until_the_log_says_it_and_then_what_th
 
 
 @scenario
-async def test_an_order_that_the_log_refuses_ends_with_that(scene: Scene) -> None:
+async def test_a_pause_of_the_host_that_the_log_refuses_holds_until_a_resume_and_is_told(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
     order = replace(command(), local=True)
     scene.obeying.obey_local(order.body())
     scene.say(order, refused="user ops is not an operator", reply_to="")
+    assert len(scene.paused()) == 2
+    assert (
+        "pause web-1/calls given on this host stays until a resume, though: user ops is not an operator" in caplog.text
+    )
+
+    # It holds on another connection too, whatever else the log says, until that resumes it, in parts or at once
+    scene.say(command(number=2, target=Target(host="web-1", consumer="mail")), reply_to="")
+    await scene.obeying.begin(scene.log)
+    assert len(scene.paused()) == 3
+    scene.say(command(Verb.RESUME, 3, target=Target(queue="calls")), reply_to="")
+    assert scene.paused() == {"calls/0/directed", "mail/0"}
+    scene.say(command(Verb.RESUME, 4, target=Target(host="web-1")), reply_to="")
     assert scene.paused() == set()
+
+
+@scenario
+async def test_a_resume_of_the_host_that_the_log_refuses_ends_with_that_and_is_told(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.say(command(), reply_to="")
+    order = replace(command(Verb.RESUME, 2), local=True)
+    scene.obeying.obey_local(order.body())
+    assert scene.paused() == set()
+    scene.say(order, refused="user ops is not an operator", reply_to="")
+    assert len(scene.paused()) == 2
+    assert "resume web-1/calls given on this host does not hold any more: user ops is not an operator" in caplog.text
+
+
+@scenario
+async def test_a_timed_pause_of_the_host_that_the_log_refuses_ends_in_its_time(scene: Scene) -> None:
+    order = replace(command(until_s=time.time() + 0.15), local=True)
+    scene.obeying.obey_local(order.body())
+    scene.say(order, refused="user ops is not an operator", reply_to="")
+    assert scene.paused()
+
+    await until(lambda: not scene.paused())
+    assert scene.obeying._kept == ()
 
 
 @scenario

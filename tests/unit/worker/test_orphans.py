@@ -9,7 +9,7 @@ import pytest
 from qctl.broker.message import ATTEMPT, Properties
 from qctl.broker.subscription import Subscription
 from qctl.worker import orphans
-from qctl.worker.execute import Delivery, Settled
+from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.orphans import KEPT_S, MAX_KEPT, Orphans
 from qctl.worker.outcome import ACK, GIVE_BACK
 

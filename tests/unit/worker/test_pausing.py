@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dis
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,13 +18,16 @@ from qctl.broker.message import Properties
 from qctl.control.desired import Pause
 from qctl.control.target import Target
 from qctl.inventory.model import Consumer, PythonHandler, RetryPolicy
-from qctl.quota import Leases
+from qctl.quota import Grant, Leases, Limit, Policy
 from qctl.worker import execute
 from qctl.worker.consumer import LiveConsumer
-from qctl.worker.execute import Delivery, Executor, Rules, Settled
+from qctl.worker.delivery import Delivery, Settled
+from qctl.worker.execute import Executor
 from qctl.worker.handlers.python import of
+from qctl.worker.in_line import InLine
 from qctl.worker.inside import is_inside
 from qctl.worker.outcome import ACK
+from qctl.worker.rules import Rules
 from qctl.worker.state import State
 from qctl.worker.task import Task
 from tests.fleet import wait_until
@@ -73,6 +77,8 @@ class Slots:
         found = [one for one in self.deliveries if which(one)]
         self.deliveries = [one for one in self.deliveries if not which(one)]
         return found
+
+    paying = 0
 
     def is_starting(self, which: Callable[[Delivery], bool]) -> bool:
         return any(map(which, self.starting))
@@ -239,7 +245,36 @@ def test_a_row_says_what_runs_of_its_queue_and_what_was_given_back(scene: Scene)
     assert (other.tag, other.state, other.running, other.given_back) == ("tag/directed", State.CONSUMING, 0, 0)
 
 
-# The gap between the look and the handler
+def test_pauses_that_are_alike_are_told_once(scene: Scene) -> None:
+    alike = [pause(id=str(number), reason="deploy") for number in range(3)]
+    scene.live.pause({WORK: (*alike, pause(id="8", reason="deploy", until_s=9.0), pause(id="9", user="ann"))})
+
+    assert scene.live.why == "web-1, by ops: deploy (3 times); web-1, by ops: deploy; web-1, by ann"
+    assert len(scene.live.pauses) == 5
+
+
+def test_given_all_of_it_is_over_then_the_end_of_its_connection_is_no_news(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    # Given a connection that is lost while it drains, which is
+    scene.live.drain()
+    scene.live.stop_hearing("the broker is gone")
+    assert scene.live.state is State.DOWN
+    scene.live._deaf = False
+    scene.live.changed()
+    assert [one.levelname for one in caplog.records] == ["INFO", "WARNING", "INFO"]
+
+    # When it has drained, and its connection is closed
+    scene.live.end()
+    scene.live.stop_hearing("closed")
+    scene.live.lost("200 Normal shutdown")
+
+    assert scene.live.state is State.DRAINING
+    assert len(caplog.records) == 3
+
+
+# Quota
 
 
 class Gate:
@@ -251,6 +286,72 @@ class Gate:
     def pass_through(self) -> None:
         self.reached.set()
         assert self.opened.wait(20)
+
+
+def test_given_a_task_that_waits_for_quota_when_all_is_paused_then_it_is_back_before_that_counts_as_complete(
+    scene: Scene, tmp_path: Path
+) -> None:
+    # Given a task that waits for units which another one has, for a minute if need be
+    live, hour = scene.live, 3600 * 10**9
+    with Leases.open(tmp_path / "web-1", [Policy("api", (Limit(1, hour),))], hold_after_s=60.0) as leases:
+        live.in_line = InLine(leases, "calls", {"api": 1}, backlog=dict, hold=live.hold, release=live.release)
+        grant = leases.acquire(live.in_line.priced)
+        assert isinstance(grant, Grant)
+        consumer = Consumer("calls", WORK, PythonHandler("nobody:nothing", {}), {}, concurrency=1, retry=RetryPolicy())
+        rules = Rules("web-1", consumer, {}, (1.0,), 1000, lambda: pytest.fail("nothing is enqueued"))
+        handler = of(lambda _: pytest.fail("nothing runs"))
+        way_back = Gate()
+
+        def slowly(settled: Settled) -> None:
+            way_back.pass_through()
+            live.on_settled(settled)
+
+        live.executor = Executor(rules, handler, leases, live.in_line.priced, slowly, live.may_start)
+        live.executor.start(None)
+        live.deliver(cast(Any, scene.places[WORK]), 1, False, Properties(message_id="a"), b"{}")
+        wait_until("it waits and stands in line", lambda: leases._ledger.readings()["api"].claims)
+        assert live.executor.paying == 1
+
+        # When one queue is paused, and then the other
+        live.pause({OWN: (pause(),)})
+        assert leases.standing("calls").consuming
+        both = {WORK: (pause(),), OWN: (pause(),)}
+        live.pause(both)
+        assert way_back.reached.wait(10)
+        threading.Timer(0.1, way_back.opened.set).start()
+        asyncio.run(asyncio.wait_for(live.paused([WORK, OWN]), 10))
+
+        # Then it is back and counted, no hold shows, and nobody else waits behind it
+        assert [row.given_back for row in live.rows()] == [1, 0]
+        assert scene.places[WORK].back == [1]
+        assert (live.state, dict(live.holds)) == (State.PAUSED, {})
+        live.in_line.judge()
+        assert dict(live.holds) == {}
+        wait_until("no claim", lambda: not leases._ledger.readings()["api"].claims)
+
+        # When it is resumed while there is no quota, then it is held, and why is true
+        leases.settle(grant)
+        wait_until("written", lambda: not leases.readings()["api"].leased_units)
+        live.pause({OWN: (pause(),)})
+        assert (live.state_of(WORK), dict(live.holds)) == (State.HELD, {"quota": "quota api"})
+        assert not live.wants(WORK)
+
+        # When the quota returns during a pause, then that stays, and afterwards it consumes
+        live.pause(both)
+        assert dict(live.holds) == {}
+        leases.configure([Policy("api", (Limit(1000, hour),))])
+        live.in_line.judge()
+        assert live.state is State.PAUSED
+        live.pause({})
+        assert (live.state, dict(live.holds)) == (State.CONSUMING, {})
+        # and one that has drained meanwhile does not stand in line again
+        live.pause(both)
+        live.drain()
+        live.pause({})
+        assert not leases.standing("calls").consuming
+
+
+# The gap between the look and the handler
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from qctl.broker.message import Properties
-from qctl.worker.execute import Delivery, Settled
+from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.outcome import ACK, GIVE_BACK, Ending, Outcome
 from qctl.worker.probing import Probing
 from qctl.worker.upstream import Seen, Sight

@@ -84,6 +84,8 @@ def test_given_a_report_that_was_just_written_then_who_asks_is_told_of_it(caplog
         # Then the answer is the new one; and so is the next
         assert pipe.child.look().state is ProcessState.CONNECTED
         assert pipe.heard == ["ready"]
+        pipe.write({"event": "link", "user": "w3"})
+        assert (pipe.child.look().state, pipe.child.look().user) == (ProcessState.CONNECTED, "w3")
         pipe.write({"event": "link", "state": "disconnected"})
         assert pipe.child.look().state is ProcessState.DISCONNECTED
         # and its end is only told when it was seen

@@ -15,14 +15,14 @@ import pytest
 from qctl.broker.message import Properties
 from qctl.inventory.model import RetryPolicy
 from qctl.worker import ward as wards
-from qctl.worker.execute import Delivery, Settled
+from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.outcome import ACK
 from qctl.worker.ward import Bed, Patient, Ward
 
 PRELUDE = """
 import os, signal, sys, time
 from multiprocessing.connection import Connection
-from qctl.worker.execute import Settled
+from qctl.worker.delivery import Settled
 from qctl.worker.outcome import ACK
 pipe = Connection(int(sys.argv[1]))
 pipe.recv()
