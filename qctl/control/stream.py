@@ -23,6 +23,8 @@ from qctl.errors import ControlLogError
 #: Entries on their way to us, and how many of them are acknowledged at once; the stream goes on with each.
 PREFETCH = 500
 ACK_EVERY = 100
+#: None waits longer for its acknowledgement: the broker ends a channel that keeps one for its consumer_timeout.
+ACK_WITHIN_S = 1.0
 #: A log that has an entry delivers it within this.
 STALL_S = 15.0
 
@@ -102,6 +104,7 @@ class Stream:
         self._waiting: deque[Record] = deque()
         self._last_tag = 0
         self._unacknowledged = 0
+        self._later: asyncio.TimerHandle | None = None
         channel.raw.add_on_cancel_callback(lambda _frame: on_lost("the broker ended the reading"))
         channel.closed.add_done_callback(lambda closed: on_lost(closed.result()))
 
@@ -154,7 +157,16 @@ class Stream:
     def _hand_on(self) -> None:
         while self._waiting and not self._held:
             self._on_record(self._waiting.popleft())
-        if not self._held and self._unacknowledged >= ACK_EVERY and self._channel.is_open:
+        if self._unacknowledged >= ACK_EVERY:
+            self._acknowledge()
+        elif self._unacknowledged and self._later is None:
+            self._later = asyncio.get_running_loop().call_later(ACK_WITHIN_S, self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if self._unacknowledged and not self._held and self._channel.is_open:
             self._unacknowledged = 0
             self._channel.raw.basic_ack(self._last_tag, multiple=True)
 

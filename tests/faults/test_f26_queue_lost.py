@@ -80,7 +80,7 @@ def test_a_queue_whose_leader_goes_and_returns_is_consumed_without_a_word(scene:
     scene.record.note("one node: the queue's member is stopped and started, which is an election, not a move")
     scene.stage()
     worker = scene.start()
-    names = scene.enqueue("plain", 200, s=0.05)
+    names = scene.enqueue("plain", 600, s=0.05)
     scene.await_count("done", 20)
     member = f'{{binary_to_atom(<<"{scene.vhost.name}_plain">>, utf8), node()}}'
 
