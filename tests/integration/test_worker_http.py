@@ -180,7 +180,7 @@ def test_given_an_answer_larger_than_max_response_then_the_task_is_dead(site: Si
         ("status/503", "the upstream answered 503 Service Unavailable"),
         ("wait/30", "Read timed out"),
         ("drip", "1 s"),  # either the answer was not complete by then, or the task
-        ("half", "IncompleteRead"),  # the answer, or the whole task, was not complete by then,
+        ("half", "IncompleteRead"),
     ],
 )
 def test_given_what_may_pass_then_the_task_is_tried_as_often_as_it_may(site: Site, path: str, error: str) -> None:
