@@ -112,7 +112,7 @@ class Operator:
 def claims(done: Commanded, pids: Sequence[int] = ()) -> list[Event]:
     """What a pause says of starts from now on, or from an instant on: proven, down, or unproven until then.
 
-    pids: the processes of the host by their index, where not everything is proven.
+    pids: the processes of the host by their index, where not everything is proven; none, when all of them are gone.
     """
     found = []
     for row in done.rows:
@@ -123,7 +123,7 @@ def claims(done: Commanded, pids: Sequence[int] = ()) -> list[Event]:
             if row["may_start_until"] is None:
                 continue
             at_ns = monotonic_ns(seconds_of(row["may_start_until"]))
-        pid = ALL_PROCESSES if whole else pids[int(index)]
+        pid = ALL_PROCESSES if whole or not pids else pids[int(index)]
         found.append(Event(at_ns, "paused", row["consumer"], pid, row["host"]))
     return found
 
