@@ -9,7 +9,6 @@ import os
 import secrets
 import socket
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,10 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
+from testcontainers.core.container import DockerContainer
 
 from qctl.broker.local import LocalNode
+from qctl.broker.node import NodeInfo, new_info, with_free_ports
 
 LOOPBACK = "127.0.0.1"
 #: RabbitMQ's newest line, and the one that counts every return of a message as a failed delivery.
@@ -28,6 +29,14 @@ OLDER_IMAGE = os.environ.get("QCTL_TEST_OLDER_IMAGE", "qctl-test-rabbitmq:trixie
 _API_TIMEOUT_S = 30.0
 _READY_TIMEOUT_S = 60.0
 _DOCKER_TIMEOUT_S = 10
+#: A container that does not come up is given up for a new one: what is tested is not Docker.
+_CONTAINER_STARTS = 2
+_LOG_LINES = 5
+_LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
+
+
+class NeverAnswered(Exception):
+    """A broker that was started, and why nobody can use it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +156,15 @@ def await_answer(broker: Broker) -> str:
     deadline = time.monotonic() + _READY_TIMEOUT_S
     while True:
         try:
-            version: str = broker.api("GET", "/overview")["rabbitmq_version"]
-        except requests.RequestException:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return version
+            overview = broker.api("GET", "/overview")
+            if any(listener["protocol"] == "amqp" for listener in overview["listeners"]):
+                return str(overview["rabbitmq_version"])
+            why = "it listens to no AMQP"
+        except requests.RequestException as error:
+            why = str(error)
+        if time.monotonic() >= deadline:
+            raise NeverAnswered(f"the broker has not answered for {_READY_TIMEOUT_S:.0f} s: {why}")
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -215,16 +226,44 @@ def _docker_listens() -> bool:
 def container_broker(image: str = IMAGE) -> Iterator[Broker]:
     """RabbitMQ 4 in a container that listens on this machine alone and ends with the block."""
     os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"  # its image comes from a registry, which may be out of reach
-    # Left to itself the library looks for another address when this machine is itself a container.
-    os.environ.setdefault("TESTCONTAINERS_HOST_OVERRIDE", LOOPBACK)
-    os.environ.setdefault("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the library warns about its own decorator
-        from testcontainers.community.rabbitmq import RabbitMqContainer
+    reasons: list[str] = []
+    while len(reasons) < _CONTAINER_STARTS:
+        node = with_free_ports(new_info(Path()))
+        container = _container(image, node)
+        try:
+            try:
+                started = _started(container, node)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is said
+                reasons.append(f"{type(error).__name__}: {error}; {_last_words(container)}")
+                continue
+            yield started
+            return
+        finally:
+            container.stop()
+    raise NeverAnswered(f"no container of {image}: {' / '.join(reasons)}")
 
-    password = secrets.token_urlsafe(16)
-    container = RabbitMqContainer(image, username="qctl", password=password)
-    container.ports = {5672: (LOOPBACK,), 15672: (LOOPBACK,)}
+
+def _container(image: str, node: NodeInfo) -> DockerContainer:
+    """A container in this machine's own network: nothing between the test and the broker, and no bridge that fails."""
+    container = DockerContainer(image).with_kwargs(network_mode="host")
+    return container.with_envs(
+        RABBITMQ_NODENAME=node.nodename,
+        RABBITMQ_NODE_IP_ADDRESS=LOOPBACK,
+        RABBITMQ_NODE_PORT=str(node.amqp_port),
+        RABBITMQ_DIST_PORT=str(node.dist_port),
+        RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=_LOOPBACK_ONLY,
+        RABBITMQ_CTL_ERL_ARGS=_LOOPBACK_ONLY,
+        RABBITMQ_DEFAULT_USER=node.username,
+        RABBITMQ_DEFAULT_PASS=node.password,
+        MANAGEMENT_PORT=str(node.management_port),
+        ERL_EPMD_ADDRESS=LOOPBACK,
+        ERL_EPMD_PORT=str(node.epmd_port),
+    )
+
+
+def _started(container: DockerContainer, node: NodeInfo) -> Broker:
+    """Start a container, and wait until what is in it answers."""
+    container.start()
 
     def ctl(*args: str) -> str:
         code, output = container.exec(["rabbitmqctl", "--quiet", *args])
@@ -232,18 +271,27 @@ def container_broker(image: str = IMAGE) -> Iterator[Broker]:
             raise RuntimeError(f"rabbitmqctl {args[0]} failed with exit code {code}: {output.decode()}")
         return str(output.decode())
 
+    broker = Broker(
+        kind="container",
+        version="",
+        host=LOOPBACK,
+        amqp_port=node.amqp_port,
+        management_url=node.management_url,
+        username=node.username,
+        password=node.password,
+        run_ctl=ctl,
+    )
+    return replace(broker, version=await_answer(broker))
+
+
+def _last_words(container: DockerContainer) -> str:
+    """What became of a container, in a line: its state, and the end of its log."""
     try:
-        container.start()
-        started = Broker(
-            kind="container",
-            version="",
-            host=LOOPBACK,
-            amqp_port=int(container.get_exposed_port(5672)),
-            management_url=f"http://{LOOPBACK}:{container.get_exposed_port(15672)}",
-            username="qctl",
-            password=password,
-            run_ctl=ctl,
-        )
-        yield replace(started, version=await_answer(started))
-    finally:
-        container.stop()
+        wrapped = container.get_wrapped_container()
+        if wrapped is None:
+            return "it was never made"
+        wrapped.reload()
+        log = wrapped.logs(tail=_LOG_LINES).decode(errors="replace").splitlines()
+        return f"{wrapped.status}, {' | '.join(line.strip() for line in log)}"
+    except Exception as error:  # noqa: BLE001 - this is about another error already
+        return f"and nothing more is known: {error}"
