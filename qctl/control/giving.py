@@ -53,8 +53,8 @@ async def check_alarm(connection: Connection) -> None:
     await probe.close()
 
 
-def outgoing(command: Command, username: str, reply_to: str) -> Outgoing:
-    """A command as it is published. username: of the connection, which the broker verifies."""
+def outgoing(command: Command, username: str, reply_to: str | None = None) -> Outgoing:
+    """A command as it is published. username: of the connection, which the broker verifies; reply_to: who asks."""
     properties = Properties(
         message_id=command.id,
         correlation_id=command.id,

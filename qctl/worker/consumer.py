@@ -369,15 +369,14 @@ class LiveConsumer:
 
     def may_start(self, delivery: Delivery) -> bool | None:
         """Asked by the executor right before a start. None: ask again, the broker has been silent for too long."""
-        self._settling.started.add(
-            delivery
-        )  # before looking: who notes the runs of a lost channel must not overlook this one
+        # Before looking: who notes the runs of a lost channel must not overlook this one.
+        self._settling.started.add(delivery)
         allowed: bool | None = False
         queue = delivery.subscription.queue
         wanted = self.wants(queue) or (self._admits(queue) and self._probing.may_run(delivery, self._holds))
         if wanted and delivery.subscription.is_open:
             connection = delivery.subscription.channel.connection
-            allowed = True if connection.silent_s() < 2 * connection.heartbeat_s else None
+            allowed = True if connection.silent_s() < connection.patience_s else None
         if not allowed:
             self._settling.started.discard(delivery)
         return allowed

@@ -10,16 +10,16 @@ import asyncio
 import logging
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from qctl.broker import topology
 from qctl.broker.connect import backoff
-from qctl.broker.message import PERSISTENT, Outgoing, Properties, decode_json
+from qctl.broker.message import Outgoing, decode_json
 from qctl.broker.publisher import Published, Publisher
 from qctl.broker.session import ChannelLost, Connection
+from qctl.control import giving
 from qctl.control.event import MAX_EVENT_BYTES, Command, NotUnderstood, Record, Verb, read
 from qctl.errors import BrokerBlocked, QctlError, StateError
 
@@ -118,7 +118,7 @@ class Pending:
         try:
             while self.commands and not connection.blocked:
                 command = self.commands[0]
-                fate = await _fate(publisher, _outgoing(command, connection.username))
+                fate = await _fate(publisher, giving.outgoing(command, connection.username))
                 if fate is Published.LOST:
                     raise publisher.why_lost or ChannelLost(0, fate.value)
                 if fate is not Published.CONFIRMED:
@@ -203,19 +203,6 @@ def _replace(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def _outgoing(command: Command, username: str) -> Outgoing:
-    properties = Properties(
-        message_id=command.id,
-        correlation_id=command.id,
-        user_id=username,
-        type=str(command.verb),
-        content_type="application/json",
-        delivery_mode=PERSISTENT,
-        timestamp=int(time.time()),
-    )
-    return Outgoing(topology.CONTROL, f"command.{command.verb}", command.body(), properties)
 
 
 async def _fate(publisher: Publisher, outgoing: Outgoing) -> Published:

@@ -9,11 +9,13 @@ from typing import Any, cast
 import pytest
 
 from qctl.broker.session import ChannelLost
+from qctl.control import stream as streams
 from qctl.control.desired import Desired
 from qctl.control.event import MAX_EVENT_BYTES, Record
 from qctl.control.following import Known
 from qctl.control.stream import ACK_EVERY, Elsewhere, Step, Stream, Track
 from qctl.errors import ControlLogError
+from tests.wire import until
 
 
 def record(offset: int, identity: str | None = None) -> Record:
@@ -137,3 +139,24 @@ def test_given_an_entry_without_its_place_then_the_log_cannot_be_followed(header
 
     assert wire.lost == ["an entry came without its place"]
     assert wire.records == []
+
+
+def test_what_came_is_acknowledged_soon_though_little_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "ACK_WITHIN_S", 0.01)
+
+    async def scenario() -> None:
+        # Given two entries, and later one that comes while nothing is handed on
+        wire = Wire()
+        wire.deliver()
+        wire.deliver()
+        await until("an acknowledgement", lambda: wire.acked == [2])
+        wire.stream.hold()
+        wire.deliver()
+        await asyncio.sleep(0.05)
+
+        # Then what is held is not acknowledged before it is handed on
+        assert wire.acked == [2]
+        wire.stream.release()
+        await until("the other", lambda: wire.acked == [2, 3])
+
+    asyncio.run(scenario())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,69 +9,19 @@ import pytest
 
 from qctl.broker import topology
 from qctl.broker.message import Properties
-from qctl.worker.consumer import LiveConsumer
 from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.outcome import ACK
-
-
-class Place:
-    """In place of a subscription: notes what is settled on it."""
-
-    queue = "work"
-    scattered = False
-
-    def __init__(self) -> None:
-        self.is_open = True
-        self.acked: list[int] = []
-        self.back: list[int] = []
-        self.channel = SimpleNamespace(connection=SimpleNamespace(heartbeat_s=10, silent_s=lambda: 0.0))
-
-    def give_back(self, tags: list[int]) -> None:
-        self.back += tags
-
-    def ack(self, tags: list[int]) -> None:
-        self.acked += tags
-
-
-class Waiting:
-    """In place of the slots: whatever is handed in waits."""
-
-    active = waiting = 0
-
-    def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
-
-    def expire(self) -> float:
-        return 0.0
-
-    def put(self, delivery: Delivery) -> None:
-        self.deliveries.append(delivery)
-
-    def take_back(self, which: Callable[[Delivery], bool] = lambda _: True) -> list[Delivery]:
-        found = [one for one in self.deliveries if which(one)]
-        self.deliveries = [one for one in self.deliveries if not which(one)]
-        return found
+from tests.unit.worker.stand_ins import Place, Slots, hearing
 
 
 class Scene:
     """A consumer of one queue, of somebody else's when `foreign`."""
 
     def __init__(self, *, foreign: bool = False) -> None:
-        self.live = LiveConsumer(
-            address="web-1/calls",
-            host="web-1",
-            queues={"work": "tag"},
-            work_queue="work",
-            declarations=(topology.Existing("work"),) if foreign else (),
-            persistent=True,
-            ladder_s=(1.0,),
-            concurrency=1,
-            flush_soon=lambda: None,
-            publisher=lambda: None,
-        )
-        self.slots = Waiting()
+        foreigners = (topology.Existing("work"),) if foreign else ()
+        self.live = hearing("calls", {"work": "tag"}, declarations=foreigners, served=False)
+        self.slots = Slots()
         self.live.executor = cast(Any, self.slots)
-        self.live._deaf = False
 
     def subscribed(self) -> Place:
         place = Place()

@@ -26,6 +26,7 @@ from qctl.worker.consumer import LiveConsumer
 from qctl.worker.limits import Limits
 from qctl.worker.obey import Obeying
 from qctl.worker.state import State
+from tests.unit.worker.stand_ins import hearing
 
 BEGIN = Known(7, "hello", Desired())
 STEP_S = 5.0
@@ -37,6 +38,12 @@ class Ledger:
     def __init__(self) -> None:
         self.fault: Exception | None = None
         self.units: dict[str, int] = {}
+        self.looked = 0
+
+    def look(self) -> dict[str, object]:
+        self.looked += 1
+        limits = {name: Limit(units, NS_PER_S) for name, units in self.units.items()}
+        return {name: SimpleNamespace(limits=[SimpleNamespace(limit=one)]) for name, one in limits.items()}
 
     def readings(self) -> dict[str, object]:
         return {}
@@ -91,22 +98,7 @@ class Scene:
         queues = {name: f"qctl/web-1/{name}/0"}
         if directed:
             queues[f"{name}@web-1"] = f"qctl/web-1/{name}/0/directed"
-        live = LiveConsumer(
-            address=f"web-1/{name}",
-            host="web-1",
-            queues=queues,
-            work_queue=name,
-            declarations=(),
-            persistent=True,
-            ladder_s=(1.0,),
-            concurrency=1,
-            flush_soon=lambda: None,
-            publisher=lambda: None,
-        )
-        live._deaf = False
-        for keeper in live._keepers.values():
-            keeper.served = True
-        return live
+        return hearing(name, queues)
 
     def states(self) -> dict[str, State]:
         return {
@@ -314,6 +306,26 @@ async def test_a_bug_while_a_limit_is_set_is_told_and_the_limit_is_set_after_all
     scene.ledger.fault = None
     await scene.answers()
     assert scene.ledger.units == {"api": 20, "sms": 5}
+
+
+@scenario
+async def test_who_is_cut_off_raises_no_limit_until_it_hears_again(scene: Scene) -> None:
+    # Given a limit that ends soon, and another process of the host that has set a lower one meanwhile
+    ending = {"target": Target(host="web-1"), "quota": "api", "rates": ("100/s",), "until_s": time.time() + 0.3}
+    scene.say(command(Verb.QUOTA_SET, 1, **ending))
+    await scene.answers()
+    assert scene.ledger.units["api"] == 100
+    scene.ledger.units["api"] = 50
+    scene.obeying.cut_off()
+
+    # When it ends in this one, which does not know of that
+    await until(lambda: scene.ledger.looked)
+    await asyncio.sleep(0.05)
+    assert scene.ledger.units["api"] == 50
+
+    # Then it is the inventory's again once the log says so
+    await scene.obeying.begin(scene.log)
+    assert scene.ledger.units["api"] == 1000
 
 
 @scenario

@@ -20,7 +20,6 @@ from qctl.control.target import Target
 from qctl.inventory.model import Consumer, PythonHandler, RetryPolicy
 from qctl.quota import Grant, Leases, Limit, Policy
 from qctl.worker import execute
-from qctl.worker.consumer import LiveConsumer
 from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.execute import Executor
 from qctl.worker.handlers.python import of
@@ -31,6 +30,7 @@ from qctl.worker.rules import Rules
 from qctl.worker.state import State
 from qctl.worker.task import Task
 from tests.fleet import wait_until
+from tests.unit.worker.stand_ins import Place, Slots, hearing
 
 WORK, OWN = "work", "work@web-1"
 
@@ -40,71 +40,13 @@ def pause(**changes: Any) -> Pause:
     return Pause(**{"id": "1", "user": "ops", **fields, **changes})
 
 
-class Place:
-    """In place of a subscription."""
-
-    scattered = cancelling = False
-    is_open = True
-
-    def __init__(self, queue: str) -> None:
-        self.queue = queue
-        self.back: list[int] = []
-        self.channel = SimpleNamespace(connection=SimpleNamespace(heartbeat_s=10, silent_s=lambda: 0.0))
-
-    def give_back(self, tags: list[int]) -> None:
-        self.back += tags
-
-    def ack(self, tags: list[int]) -> None:
-        """Nobody looks."""
-
-
-class Slots:
-    """In place of the executor: whatever is handed in waits."""
-
-    active = waiting = 0
-
-    def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
-        self.starting: list[Delivery] = []
-
-    def expire(self) -> float:
-        return 0.0
-
-    def put(self, delivery: Delivery) -> None:
-        self.deliveries.append(delivery)
-
-    def take_back(self, which: Callable[[Delivery], bool] = lambda _: True) -> list[Delivery]:
-        found = [one for one in self.deliveries if which(one)]
-        self.deliveries = [one for one in self.deliveries if not which(one)]
-        return found
-
-    paying = 0
-
-    def is_starting(self, which: Callable[[Delivery], bool]) -> bool:
-        return any(map(which, self.starting))
-
-
 class Scene:
     """A consumer with a directed queue, both subscribed as far as it can tell."""
 
     def __init__(self) -> None:
-        self.live = LiveConsumer(
-            address="web-1/calls",
-            host="web-1",
-            queues={WORK: "tag", OWN: "tag/directed"},
-            work_queue=WORK,
-            declarations=(),
-            persistent=True,
-            ladder_s=(1.0,),
-            concurrency=1,
-            flush_soon=lambda: None,
-            publisher=lambda: None,
-        )
+        self.live = hearing("calls", {WORK: "tag", OWN: "tag/directed"})
         self.slots = Slots()
         self.live.executor = cast(Any, self.slots)
-        self.live._deaf = False
-        for keeper in self.live._keepers.values():
-            keeper.served = True
         self.places = {queue: Place(queue) for queue in (WORK, OWN)}
 
     def deliver(self, queue: str) -> Delivery:
