@@ -37,10 +37,11 @@ BLOCKED = "broker blocked"
 
 
 class Source(StrEnum):
-    """Where a row's numbers come from: heard just now, or read in the log of readings."""
+    """Where a row's numbers come from: heard just now, read in the log of readings, or the management API's."""
 
     LIVE = "live"
     LOG = "log"
+    BROKER = "broker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,8 @@ class ConsumerRow:
 class QuotaRow:
     """A quota on a host. rates: the limits that hold; used, limit and period: of the one that is nearest to its end.
 
-    spend_per_s is an estimate: what consumers finish, at what their tasks are expected to cost.
+    spend_per_s is an estimate: what consumers finish, at what their tasks are expected to cost. estimated: so are the
+    units used, by the broker's own counters, since nothing is heard of the host's ledger.
     """
 
     host: str
@@ -147,6 +149,7 @@ class QuotaRow:
     blocked_until_s: float | None = None
     override: Order | None = None
     fault: str = ""
+    estimated: bool = False
     seen: Seen | None = None
 
     @property
@@ -177,6 +180,7 @@ class QueueRow:
     empty_at_s: float | None = None
     consumers: tuple[str, ...] = ()
     why: str = ""
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)

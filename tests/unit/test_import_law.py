@@ -32,7 +32,7 @@ HOMES = {
     "pika": {"broker"},
     "requests": {"broker/management.py", "worker/http.py"},
     "yaml": {"inventory"},
-    "pydantic": {"inventory"},
+    "pydantic": {"inventory", "tui/recording.py"},
     "textual": {"tui"},
     "click": {"cli"},
 }
