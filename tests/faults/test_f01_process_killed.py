@@ -21,7 +21,7 @@ LEASE_UNITS = LIMIT // 50
 STEADY_S = 5.5
 
 
-@row("F01", "kill -9 a worker process mid-task, 20 times, two consumers busy, one of them paying", selected=True)
+@row("F01", "kill -9 a worker process mid-task, 20 times, two consumers busy, one of them paying")
 def test_a_killed_process_repeats_and_leaks_at_most_what_it_had_in_hand(scene: Scene) -> None:
     # Given three processes, busy with tasks that call and tasks that do not
     kills = 20 if scene.thorough else 4

@@ -19,7 +19,7 @@ PROCESSES = 2
 LOOK_EVERY_S = 0.05
 
 
-@row("F02", "kill -9 of the process group in the middle of calls, started again at once", selected=True)
+@row("F02", "kill -9 of the process group in the middle of calls, started again at once")
 def test_a_ledger_whose_users_were_all_killed_opens_at_once_and_knows_every_call(scene: Scene) -> None:
     # Given a host that spends its quota, and somebody who compares its ledger with the API's log all the time
     kills = 5 if scene.thorough else 2

@@ -13,7 +13,7 @@ from tests.fleet import wait_until
 FEW, LONG_S = 20, 300.0
 
 
-@row("F08", "close_all_connections; one host has a consumer that is held, the other one that is paused", selected=True)
+@row("F08", "close_all_connections; one host has a consumer that is held, the other one that is paused")
 def test_the_consumers_are_exactly_those_that_should_be_after_each_close(scene: Scene) -> None:
     # Given two hosts, of which one has spent its quota and is held, and the other has a consumer that is paused
     rounds = 10 if scene.thorough else 2

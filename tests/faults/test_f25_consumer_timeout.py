@@ -21,7 +21,7 @@ def configure(broker: Broker, **milliseconds: int) -> None:
     )
 
 
-@row("F25", "consumer_timeout 5 s, a task of 20 s, short ones and another consumer beside it", selected=True)
+@row("F25", "consumer_timeout 5 s, a task of 20 s, short ones and another consumer beside it")
 def test_a_task_longer_than_consumer_timeout_runs_once_and_the_consumer_goes_on(scene: Scene) -> None:
     broker = scene.vhost.broker
     scene.keep(ended_at_last(lambda: configure(broker, **DEFAULTS)))

@@ -12,7 +12,7 @@ from tests.fleet import wait_until
 POOR = 20
 
 
-@row("F39", "two hosts share a queue; the quota of one is a tenth of the other's", selected=True)
+@row("F39", "two hosts share a queue; the quota of one is a tenth of the other's")
 def test_a_host_with_quota_uses_it_all_while_another_has_none(scene: Scene) -> None:
     windows = 2 if scene.thorough else 1
     # Given a host with little quota and one with much, and work for neither of them to end
