@@ -11,14 +11,14 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 .PHONY: help
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
 demo: $(VENV)/.base rabbitmq ## Set up and run the two-server demo on a private broker
 	@$(VENV)/bin/qctl demo
 
 .PHONY: test
-test: lint rabbitmq compiler ## Set up and run every check and test
+test: lint rabbitmq compiler tmux ## Set up and run every check and test
 	@echo "running the tests" >&2
 	@$(VENV)/bin/python -m pytest --quiet --numprocesses 3 --dist worksteal
 
@@ -47,6 +47,10 @@ bench: $(VENV)/.test rabbitmq ## Run the benchmarks, one after the other
 faults: $(VENV)/.test rabbitmq compiler ## Run the fault matrix (ROWS="F06 F08", BROKERS="local container") and write docs/faults.md
 	@$(VENV)/bin/python -m tests.faults --rows "$(ROWS)" $(if $(BROKERS),--brokers "$(BROKERS)")
 
+.PHONY: screenshots
+screenshots: $(VENV)/.base rabbitmq ## Run the demo and take a picture of every view of the console for docs/
+	@$(VENV)/bin/python -m tests.tui.screenshots
+
 .PHONY: lock
 lock: ## Renew requirements/*.txt from pyproject.toml and requirements/*.in
 	@scripts/make-venv .venv-lock
@@ -69,6 +73,10 @@ rabbitmq:
 .PHONY: compiler
 compiler:
 	@scripts/ensure-compiler
+
+.PHONY: tmux
+tmux:
+	@scripts/ensure-tmux
 
 # What it takes to run qctl, and on top of it what it takes to test it.
 $(VENV)/.base: requirements/base.txt requirements/build.txt pyproject.toml

@@ -209,12 +209,12 @@ async def connect_within(
     raise AssertionError("backoff() never ends")
 
 
-def backoff() -> Iterator[float]:
-    """Seconds to wait before each next attempt: doubling from BACKOFF_FIRST_S to BACKOFF_LAST_S, with jitter."""
+def backoff(longest_s: float = BACKOFF_LAST_S) -> Iterator[float]:
+    """Seconds to wait before each next attempt: doubling from BACKOFF_FIRST_S to longest_s, with jitter."""
     step_s = BACKOFF_FIRST_S
     while True:
         yield step_s * random.uniform(0.5, 1.0)  # noqa: S311  (jitter is no secret)
-        step_s = min(2 * step_s, BACKOFF_LAST_S)
+        step_s = min(2 * step_s, longest_s)
 
 
 async def stay_connected(
@@ -223,14 +223,15 @@ async def stay_connected(
     *,
     what: str,
     on_lost: Callable[[str], None] = lambda _why: None,
+    longest_s: float = BACKOFF_LAST_S,
 ) -> None:
     """Connect, `use` the connection until it is lost, and again, until cancelled.
 
     `dial` is called anew each time, so that a rotated password is read. `use` returns, or raises ChannelLost or a
-    QctlError, when the connection no longer serves; a backoff with jitter follows, which starts anew after a
-    connection that served for longer than the longest backoff.
+    QctlError, when the connection no longer serves; a backoff with jitter, of at most longest_s, follows, which starts
+    anew after a connection that served for longer than the longest backoff.
     """
-    pauses = backoff()
+    pauses = backoff(longest_s)
     while True:
         connection: Connection | None = None
         started_s = time.monotonic()
@@ -245,7 +246,7 @@ async def stay_connected(
             if connection is not None:
                 await asyncio.shield(connection.close())
         if time.monotonic() - started_s > BACKOFF_LAST_S:
-            pauses = backoff()
+            pauses = backoff(longest_s)
         pause_s = next(pauses)
         log.warning("%s connection lost, trying again in %.1f s: %s", what, pause_s, why)
         on_lost(why)

@@ -13,34 +13,73 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
+from qctl.broker import listing
 from qctl.broker.connect import Login
+from qctl.broker.listing import (
+    PAGE_SIZE,
+    ListedChannel,
+    ListedConnection,
+    ListedConsumer,
+    ManagementError,
+    QueueListing,
+    QueueLook,
+    QueuesAsked,
+    QueueTerms,
+)
 from qctl.broker.local import local_directory, running_node
 from qctl.broker.message import decode_json, short
-from qctl.errors import QctlError
 from qctl.inventory.model import Broker
 
-#: The broker gives at most as many at once.
-PAGE_SIZE = 500
+__all__ = [
+    "Api",
+    "Management",
+    "ManagementError",
+    "NoSuchPage",
+    "QueueLook",
+    "Refused",
+    "SeesOnlyItsOwn",
+    "api_of",
+    "hosts",
+    "in_thread",
+    "tags",
+]
+
 #: 20,000 queues or connections; whoever has more gets an error and not a part that looks like the whole.
 MAX_PAGES = 40
 #: The consumers come in one piece: 5,000 of them are 4 MB.
 MAX_BODY_BYTES = 32 << 20
 CHUNK_BYTES = 64 << 10
+#: What a refusal says about itself.
+MAX_REASON_BYTES = 4 << 10
 #: Of one request, its answer included; a console that asks every 5 s must not fall behind.
 REQUEST_TIMEOUT_S = 2.0
 #: Tags of users, one of which is needed to be shown the connections of everybody.
 SEE_ALL = frozenset({"monitoring", "administrator"})
+_GIVE_TAG = "`rabbitmqctl set_user_tags USER monitoring` gives it."
+#: Where what the broker says matters.
+_WITH_REASON = frozenset({http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN})
+#: So the broker calls a user without a tag, and a page that its list does not reach.
+_NO_TAG = "Not management user"
+_NO_PAGE = "Page out of range"
 #: Errors wrapped in one another that are looked through; a ring of them must not be followed for ever.
 MAX_WRAPPED = 10
 
 T = TypeVar("T")
 
 
-class ManagementError(QctlError):
-    """The management API cannot be asked, or what it answers is not its own."""
+class Refused(ManagementError):
+    """The user may not ask, or not this."""
+
+
+class SeesOnlyItsOwn(ManagementError):
+    """The user is shown its own connections, channels and consumers, and nobody else's."""
+
+
+class NoSuchPage(ManagementError):
+    """The list has become shorter: the page that was asked for is none of its."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,38 +93,6 @@ class Api:
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ListedConnection:
-    """An AMQP connection of any virtual host. name: as its client calls it; host: qctl's host, "" for other clients."""
-
-    name: str
-    vhost: str
-    host: str
-
-
-@dataclass(frozen=True, slots=True)
-class ListedConsumer:
-    """A subscription in the virtual host. active: False while another consumer of the queue has the turn."""
-
-    queue: str
-    tag: str
-    active: bool
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLook:
-    """A queue, as of up to five seconds ago. None: the broker does not say. Rates are messages a second."""
-
-    name: str
-    messages: int | None
-    ready: int | None
-    unacked: int | None
-    consumers: int | None
-    in_per_s: float | None
-    delivered_per_s: float | None
-    acked_per_s: float | None
 
 
 def api_of(broker: Broker, inventory_path: Path, login: Login) -> Api | None:
@@ -126,51 +133,78 @@ class Management:
 
     def connections(self) -> tuple[ListedConnection, ...]:
         """All connections that this user may see: its own, those of everybody with the tag `monitoring`."""
-        return tuple(_connection(item) for item in self._pages("/connections", columns="name,vhost,client_properties"))
+        return tuple(listing.connection(item) for item in self._pages("/connections", listing.CONNECTION_COLUMNS))
 
     def check_sees_all(self) -> None:
-        """Raise ManagementError when this user's `connections` are only its own: then nothing follows from a gap."""
-        given = _object(self._get("/whoami")).get("tags")
+        """Raise SeesOnlyItsOwn when this user's lists have only its own: then nothing follows from a gap."""
+        given = listing.an_object(self._get("/whoami")).get("tags")
         tags = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else []
         if not SEE_ALL.intersection(tag.strip() for tag in tags if isinstance(tag, str)):
-            raise ManagementError(
+            raise SeesOnlyItsOwn(
                 f"{self._api.url} shows user {self._api.username!r}, who lacks the tag `monitoring`, only its own",
-                hint="`rabbitmqctl set_user_tags USER monitoring` gives it.",
+                hint=_GIVE_TAG,
             )
 
     def consumers(self) -> tuple[ListedConsumer, ...]:
         """All subscriptions in the virtual host."""
-        return tuple(_consumer(item) for item in _objects(self._get(f"/consumers/{self._vhost}")))
+        found = self._get(f"/consumers/{self._vhost}", {"columns": listing.CONSUMER_COLUMNS})
+        return tuple(listing.consumer(item) for item in listing.objects(found))
+
+    def connections_here(self) -> tuple[ListedConnection, ...]:
+        """The connections to the virtual host that this user may see, in one request."""
+        found = self._get(f"/vhosts/{self._vhost}/connections", {"columns": listing.CONNECTION_COLUMNS})
+        return tuple(listing.connection(item) for item in listing.objects(found))
+
+    def channels_here(self) -> tuple[ListedChannel, ...]:
+        """The channels in the virtual host that this user may see, in one request."""
+        found = self._get(f"/vhosts/{self._vhost}/channels", {"columns": listing.CHANNEL_COLUMNS})
+        return tuple(listing.channel(item) for item in listing.objects(found))
 
     def queue(self, name: str) -> QueueLook | None:
         """One queue; None when there is none of that name."""
         found = self._get(f"/queues/{self._vhost}/{quote(name, safe='')}", missing=None)
-        return None if found is None else _queue(_object(found))
+        return None if found is None else listing.queue(listing.an_object(found))
+
+    def queue_terms(self, name: str) -> QueueTerms | None:
+        """What one queue is; None when there is none of that name."""
+        found = self._get(f"/queues/{self._vhost}/{quote(name, safe='')}", missing=None)
+        return None if found is None else listing.terms(listing.an_object(found))
 
     def queues(self) -> tuple[QueueLook, ...]:
         """All queues of the virtual host."""
-        columns = "name,messages,messages_ready,messages_unacknowledged,consumers,message_stats"
-        return tuple(_queue(item) for item in self._pages(f"/queues/{self._vhost}", columns=columns))
+        return tuple(listing.queue(item) for item in self._pages(f"/queues/{self._vhost}", listing.QUEUE_COLUMNS))
+
+    def queue_page(self, wanted: QueuesAsked) -> QueueListing:
+        """A page of the virtual host's queues, in one request. Raises NoSuchPage also."""
+        fields = listing.an_object(self._get(f"/queues/{self._vhost}", wanted.parameters()))
+        found = tuple(listing.queue(item) for item in listing.objects(fields.get("items"))[:PAGE_SIZE])
+        pages, total = listing.count(fields.get("page_count")), listing.count(fields.get("filtered_count"))
+        if pages is None or total is None:
+            self._not_its_own()
+        return QueueListing(found, wanted.page, max(1, pages), total)
 
     @property
     def _vhost(self) -> str:
         return quote(self._api.vhost, safe="")
 
-    def _pages(self, path: str, *, columns: str) -> list[Mapping[str, Any]]:
+    def _pages(self, path: str, columns: str) -> list[Mapping[str, Any]]:
         found: list[Mapping[str, Any]] = []
         for page in range(1, MAX_PAGES + 1):
             parameters = {"page": str(page), "page_size": str(PAGE_SIZE), "columns": columns}
             answer = self._get(path, parameters)
             if isinstance(answer, list):  # some give no pages
-                return _objects(answer)
-            fields = _object(answer)
-            found += _objects(fields.get("items"))
-            pages = _count(fields.get("page_count"))
+                return listing.objects(answer)
+            fields = listing.an_object(answer)
+            found += listing.objects(fields.get("items"))
+            pages = listing.count(fields.get("page_count"))
             if pages is None:
-                raise ManagementError(f"{self._api.url} does not answer as a management API does")
+                self._not_its_own()
             if page >= pages:
                 return found
         raise ManagementError(f"{self._api.url}{path} has more than {MAX_PAGES * PAGE_SIZE} entries")
+
+    def _not_its_own(self) -> NoReturn:
+        raise ManagementError(f"{self._api.url} does not answer as a management API does")
 
     def _get(self, path: str, parameters: Mapping[str, str] | None = None, **missing: None) -> Any:
         """The answer's JSON; `missing` for 404, where it is given."""
@@ -186,7 +220,8 @@ class Management:
                 if answer.status_code == http.HTTPStatus.NOT_FOUND and missing:
                     return missing["missing"]
                 if answer.status_code != http.HTTPStatus.OK:
-                    raise _not_ok(self._api, answer.status_code)
+                    reason = self._reason(answer.raw) if answer.status_code in _WITH_REASON else ""
+                    raise _not_ok(self._api, answer.status_code, reason)
                 return decode_json(self._read(answer.raw, deadline))
         except requests.Timeout:
             raise self._slow() from None
@@ -209,6 +244,15 @@ class Management:
             if time.monotonic() > deadline:
                 raise self._slow()
         return b"".join(parts)
+
+    def _reason(self, raw: Any) -> str:
+        """What the broker says of an answer that is none, "" where it says nothing that is understood."""
+        try:
+            fields = decode_json(raw.read1(MAX_REASON_BYTES) or b"")
+        except ValueError:
+            return ""
+        said = fields.get("reason") if isinstance(fields, dict) else None
+        return short(said) if isinstance(said, str) else ""
 
     def _slow(self) -> ManagementError:
         return ManagementError(f"{self._api.url} does not answer within {self._timeout_s:g} s")
@@ -250,15 +294,28 @@ async def in_thread(ask: Callable[[], T], *, timeout_s: float) -> T:
         raise ManagementError(f"the management API does not answer within {timeout_s:g} s") from None
 
 
-def _not_ok(api: Api, status: int) -> ManagementError:
+def _not_ok(api: Api, status: int, reason: str) -> ManagementError:
     if status in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
-        return ManagementError(
-            f"{api.url} refuses user {api.username!r}",
-            hint="The management API takes users with the tag `management`, and shows all to those with `monitoring`.",
+        if reason == _NO_TAG:
+            return Refused(
+                f"{api.url} refuses user {api.username!r}, who lacks the tags `management` and `monitoring`",
+                hint=_GIVE_TAG,
+            )
+        return Refused(
+            f"{api.url} refuses user {api.username!r}{f': {reason}' if reason else ''}",
+            hint="Check the password, and the user's rights in the virtual host. The management API takes users with "
+            "the tag `management`, and shows all to those with `monitoring`.",
         )
+    if status == http.HTTPStatus.BAD_REQUEST and reason.startswith(_NO_PAGE):
+        return NoSuchPage(f"{api.url}: {reason}")
     if http.HTTPStatus.MULTIPLE_CHOICES <= status < http.HTTPStatus.BAD_REQUEST:
         return ManagementError(
             f"{api.url} redirects, which is not followed", hint="Name the management API itself in `broker.management`."
+        )
+    if status == http.HTTPStatus.NOT_FOUND:
+        return Refused(
+            f"{api.url} answers with HTTP status 404",
+            hint=f"Check `broker.management`, and that user {api.username!r} may see virtual host {api.vhost!r}.",
         )
     return ManagementError(f"{api.url} answers with HTTP status {status}")
 
@@ -274,65 +331,6 @@ def _cause(error: BaseException) -> str:
     return short(words or str(error) or type(error).__name__)
 
 
-def _object(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ManagementError("the management API's answer is not an object")
-    return value
-
-
-def _objects(value: object) -> list[Mapping[str, Any]]:
-    if not isinstance(value, list):
-        raise ManagementError("the management API's answer is not a list")
-    return [_object(item) for item in value]
-
-
-def _connection(item: Mapping[str, Any]) -> ListedConnection:
-    # What is not there may come as [] or as "undefined".
-    given = item.get("client_properties")
-    properties = given if isinstance(given, dict) else {}
-    return ListedConnection(
-        _text(properties.get("connection_name")), _text(item.get("vhost")), _text(properties.get("qctl_host"))
-    )
-
-
-def _consumer(item: Mapping[str, Any]) -> ListedConsumer:
-    queue = item.get("queue")
-    return ListedConsumer(
-        _text(queue.get("name") if isinstance(queue, dict) else None),
-        _text(item.get("consumer_tag")),
-        item.get("active") is not False,
-    )
-
-
-def _queue(item: Mapping[str, Any]) -> QueueLook:
-    given = item.get("message_stats")
-    stats = given if isinstance(given, dict) else {}
-    return QueueLook(
-        name=_text(item.get("name")),
-        messages=_count(item.get("messages")),
-        ready=_count(item.get("messages_ready")),
-        unacked=_count(item.get("messages_unacknowledged")),
-        consumers=_count(item.get("consumers")),
-        in_per_s=_rate(stats, "publish"),
-        delivered_per_s=_rate(stats, "deliver_get"),
-        acked_per_s=_rate(stats, "ack"),
-    )
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _rate(stats: Mapping[str, Any], name: str) -> float | None:
-    details = stats.get(f"{name}_details")
-    rate = details.get("rate") if isinstance(details, dict) else None
-    return float(rate) if isinstance(rate, int | float) and not isinstance(rate, bool) and rate >= 0 else None
-
-
 def hosts(api: Api) -> frozenset[str]:
     """The hosts of which the broker lists a connection. Blocks; raises as Management does, also for a part of them."""
     asked = Management(api)
@@ -344,9 +342,10 @@ def hosts(api: Api) -> frozenset[str]:
 
 
 def tags(api: Api) -> frozenset[str]:
-    """The consumer tags that the broker lists. Blocks; raises as Management does."""
+    """The consumer tags that the broker lists. Blocks; raises as Management does, also for a part of them."""
     asked = Management(api)
     try:
+        asked.check_sees_all()
         return frozenset(one.tag for one in asked.consumers())
     finally:
         asked.close()

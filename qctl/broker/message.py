@@ -9,7 +9,7 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -49,6 +49,8 @@ TRANSIENT, PERSISTENT = 1, 2
 Properties: TypeAlias = codec.Properties
 #: Headers that a republish drops, beside the broker's own `x-` ones.
 _NEVER_TWICE = ("CC", "BCC", DELAY)
+#: What is counted of a task and said of its death: all that a dead letter leaves behind for another life.
+_OF_ONE_LIFE = frozenset((ATTEMPT, DEFERRALS, CRASHES, ERROR, REASON, DIED_AT, DIED_ON))
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -233,6 +235,7 @@ def republish(
     message_id: str,
     first_seen: str,
     persistent: bool,
+    without: Collection[str] = (),
 ) -> Properties:
     """Properties for publishing a task once more.
 
@@ -240,11 +243,12 @@ def republish(
     second time: `user_id` (another connection may not claim it), `expiration` (would cut the delay short), `CC` and
     `BCC` (would duplicate), every `x-` header (the broker's own history, which would end a cycle) and the previous
     `qctl-delay`; all of the producer's headers when they would not fit, since that would cost the connection at every
-    try.
+    try. without: further headers that are left behind.
     """
     came: Mapping[Any, Any] = properties.headers or {}
     # A name that is not UTF-8 arrives as bytes.
-    kept = Headers({n: v for n, v in came.items() if not (n in _NEVER_TWICE or text(n).startswith("x-"))})
+    left = {*_NEVER_TWICE, *without}
+    kept = Headers({n: v for n, v in came.items() if not (n in left or text(n).startswith("x-"))})
     if isinstance(came, Headers):
         kept.wire = {name: came.wire[name] for name in kept.keys() & came.wire.keys() - changes.keys()}
     kept.setdefault(FIRST_SEEN, first_seen)
@@ -264,6 +268,18 @@ def republish(
         timestamp=properties.timestamp,
         type=properties.type,
         app_id=properties.app_id,
+    )
+
+
+def revive(properties: Properties, *, message_id: str, first_seen: str, persistent: bool) -> Properties:
+    """Properties for giving a dead letter another life: as `republish`, and nothing is counted against it any more."""
+    return republish(
+        properties,
+        changes={},
+        message_id=message_id,
+        first_seen=first_seen,
+        persistent=persistent,
+        without=_OF_ONE_LIFE,
     )
 
 

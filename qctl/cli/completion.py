@@ -63,6 +63,16 @@ def queue(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[
     return _offered(ctx, "queues", incomplete)
 
 
+def any_queue(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of work queues, of queues of dead letters, and of qctl's own."""
+    return _offered(ctx, "all queues", incomplete)
+
+
+def dead_queue(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of work queues and consumers, whose dead letters are meant."""
+    return list(dict.fromkeys(_offered(ctx, "queues", incomplete) + _offered(ctx, "consumers", incomplete)))
+
+
 def host_consumer(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """HOST/CONSUMER of all that run."""
     return _offered(ctx, "host/consumer", incomplete)
@@ -102,6 +112,11 @@ def _names(inventory: Inventory, kind: str) -> Iterable[str]:
     match kind:
         case "queues":
             return dict.fromkeys(consumer.queue for consumer in inventory.consumers.values())
+        case "all queues":
+            from qctl.broker.topology import UNROUTABLE, dead_queue
+
+            work = dict.fromkeys(consumer.queue for consumer in inventory.consumers.values())
+            return (*work, *(dead_queue(name) for name in work), UNROUTABLE)
         case "host/consumer":
             return (f"{host.name}/{name}" for host in hosts for name in host.consumers)
         case "host/quota":

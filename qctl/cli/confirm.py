@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 MAX_LISTED = 20
 
 
+def check_can_ask(what: str) -> None:
+    """Raise UsageError where there is nobody to ask."""
+    from qctl.errors import UsageError
+
+    if not sys.stdin or not sys.stdin.isatty():
+        raise UsageError(f"{what}: there is no terminal to ask on", hint="--yes answers; --dry-run shows what it does.")
+
+
 def confirm(
     inventory: Inventory, *, what: str, typed: str, names: Sequence[str], more: str = "", question: str = "Do it?"
 ) -> None:
@@ -24,10 +32,7 @@ def confirm(
 
     In production `typed` has to be typed. Raises UsageError where nobody can be asked, click.Abort for a no.
     """
-    from qctl.errors import UsageError
-
-    if not sys.stdin or not sys.stdin.isatty():
-        raise UsageError(f"{what}: there is no terminal to ask on", hint="--yes answers; --dry-run shows what it does.")
+    check_can_ask(what)
     render.note(f"{what}:")
     for name in names[:MAX_LISTED]:
         render.note(f"  {name}")

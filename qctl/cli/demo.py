@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +67,13 @@ def follow(frames: Generator[Progress | Report, None, None], show: Callable[[Pro
 def plain(say: Callable[[str], None]) -> Callable[[Progress], None]:
     """Show progress as lines: at most one a second, and only every ten seconds while nothing but time goes on."""
     said_s = -QUIET_LINE_S
-    stage = ""
+    stage = told = ""
     seen: tuple[object, ...] = ()
 
     def show(progress: Progress) -> None:
-        nonlocal said_s, seen, stage
+        nonlocal said_s, seen, stage, told
+        if not told and (told := watch(progress)):
+            say(f"        {told}")
         now = (progress.done, progress.queue)
         if progress.stage != stage:
             said_s, seen, stage = progress.elapsed_s, now, progress.stage
@@ -79,6 +83,15 @@ def plain(say: Callable[[str], None]) -> Callable[[Progress], None]:
             say(plain_line(progress))
 
     return show
+
+
+def watch(progress: Progress) -> str:
+    """How to see the same in the console; "" before the workers are there."""
+    if progress.inventory is None:
+        return ""
+    # As this command was called: it may not be on the PATH.
+    called = sys.argv[0] if Path(sys.argv[0]).name == "qctl" else "qctl"
+    return f"watch it in another terminal: {shlex.join([called, '-i', str(progress.inventory), 'tui'])}"
 
 
 def plain_line(progress: Progress) -> str:
@@ -137,7 +150,8 @@ class Screen:
                 Text(_note(host).strip(" ,"), style="yellow"),
             )
         below = Text(f"        {_queue(progress)}; {_done(progress)}" if progress.enqueued else "")
-        return Group(title, table, below)
+        # In a line of its own and whole, to be copied.
+        return Group(title, table, below, Text(watch(progress), style="dim", overflow="fold"))
 
 
 def live(settings: Settings, frames: Generator[Progress | Report, None, None]) -> Report:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qctl.cli import completion, render
+from qctl.cli import completion, quiet, render
 from qctl.cli.options import Duration, Output, Settings, pass_settings
+from qctl.cli.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -134,9 +135,9 @@ async def _run(
     from qctl.ops.enqueue import Enqueuer
     from qctl.ops.lines import BadLine
 
-    _quiet_libraries(settings)
+    quiet.libraries(settings)
     progress = Progress(settings)
-    sending = Enqueuer(wanted, skip=skip, on_progress=progress.show)
+    sending = Enqueuer(wanted, skip=skip, on_progress=lambda report, state: progress.show(_so_far(report), state))
     dial = lambda: login_for(inventory.broker, inventory.path, prefer_environment=True)  # noqa: E731
     task = asyncio.ensure_future(sending.run(dial, batches, settings.connect_timeout_s))
     loop = asyncio.get_running_loop()
@@ -164,16 +165,6 @@ async def _run(
     return 0
 
 
-def _quiet_libraries(settings: Settings) -> None:
-    """What libraries log goes to stderr with -v alone; this command's own last line says more."""
-    import logging
-
-    if settings.verbose:
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    else:
-        logging.getLogger().addHandler(logging.NullHandler())
-
-
 def _truth(report: Report, many: bool) -> str:
     if not many:
         return f"confirmed {report.confirmed}"
@@ -196,29 +187,9 @@ def _print(settings: Settings, report: Report) -> None:
         render.show(settings, items=[document], columns=(), name=lambda item: item["queue"], document=document)
 
 
-class Progress:
-    """One line on a terminal, rewritten in place; nothing elsewhere, but that the broker is away."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._live = sys.stderr.isatty() and not settings.quiet
-        self._shown = False
-        self._state = ""
-
-    def show(self, report: Report, state: str) -> None:
-        """Draw what is true now."""
-        if self._live:
-            rate = report.confirmed / report.seconds if report.seconds else 0.0
-            words = f"{report.queue}: confirmed {report.confirmed}, {rate:.0f}/s"
-            sys.stderr.write(f"\r\x1b[2K{words}{', ' + state if state else ''}")
-            sys.stderr.flush()
-            self._shown = True
-        elif state and state != self._state:
-            render.note(f"qctl: {state}; confirmed {report.confirmed} so far")
-        self._state = state
-
-    def clear(self) -> None:
-        """Leave the line to what comes next."""
-        if self._shown:
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
-            self._shown = False
+def _so_far(report: Report) -> str:
+    """What progress says: the queue and the rate too where a terminal shows it all the time."""
+    if not sys.stderr.isatty():
+        return f"confirmed {report.confirmed}"
+    rate = report.confirmed / report.seconds if report.seconds else 0.0
+    return f"{report.queue}: confirmed {report.confirmed}, {rate:.0f}/s"

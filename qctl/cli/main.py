@@ -44,12 +44,15 @@ COMMANDS = (
     CommandEntry("demo", "qctl.cli.demo:demo", "See it work: two servers, one quota each.", _SETUP),
     CommandEntry("enqueue", "qctl.cli.enqueue:enqueue", "Put tasks into a consumer's queue.", _WORK),
     CommandEntry("worker", "qctl.cli.worker:worker", "Run the tasks of this host.", _WORK),
+    CommandEntry("queues", "qctl.cli.queues:queues", "Show queues; look into one; empty one.", _WORK),
+    CommandEntry("dead", "qctl.cli.dead:dead", "Replay or drop tasks that were given up on.", _WORK),
     CommandEntry("pause", "qctl.cli.pausing:pause", "Turn consumers off, and prove it.", _CONTROL),
     CommandEntry("resume", "qctl.cli.pausing:resume", "Lift pauses; show what remains.", _CONTROL),
     CommandEntry("quota", "qctl.cli.quota:quota", "Show the limits that hold; change them live.", _CONTROL),
     CommandEntry("status", "qctl.cli.status:status", "Show hosts, consumers, quotas and queues once.", _SEE),
     CommandEntry("events", "qctl.cli.events:events", "Show who commanded what when.", _SEE),
     CommandEntry("why", "qctl.cli.why:why", "Say why a consumer or a queue is as it is.", _SEE),
+    CommandEntry("tui", "qctl.cli.tui:tui", "The console: all of it live, and the keys to act.", _SEE),
     CommandEntry("completion", "qctl.cli.completion:completion", "Print the completion script of a shell.", _SHELL),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from qctl.cli import completion, quiet, render
 from qctl.cli.confirm import confirm
 from qctl.cli.ending import ends_at_s, nothing_given
 from qctl.cli.options import Duration, Settings, pass_settings
+from qctl.cli.progress import Progress
 from qctl.cli.render import Column
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from qctl.ops.targets import Selection
 
 DEFAULT_TIMEOUT_S = 5.0
-#: Characters of a reason.
-MAX_REASON_CHARS = 500
 
 
 def _common(command: Callable[..., int]) -> Callable[..., int]:
@@ -114,6 +112,7 @@ def _carry_out(
     state_dir: Path | None,
 ) -> int:
     from qctl.ops.targets import Words, select
+    from qctl.ops.wording import MAX_REASON_CHARS, ending
 
     if reason is not None and len(reason) > MAX_REASON_CHARS:
         raise click.UsageError(f"--reason is at most {MAX_REASON_CHARS} characters")
@@ -128,7 +127,7 @@ def _carry_out(
             _check_local(selection)
         if dry_run:
             return _show_selection(settings, verb, selection, until_s)
-        _confirm(inventory, verb, selection, _ending(until_s, duration_s), yes=yes)
+        _confirm(inventory, verb, selection, ending(until_s, duration_s), yes=yes)
         if duration_s is not None:
             until_s = ends_at_s(duration_s, None)  # from now on, and not from the question
 
@@ -168,11 +167,13 @@ def _check_local(selection: Selection) -> None:
 
 def _confirm(inventory: Inventory, verb: str, selection: Selection, ending: str, *, yes: bool) -> None:
     """Ask where more than one consumer is concerned. Raises as `confirm` does."""
+    from qctl.ops.wording import concerning
+
     if yes or len(selection.pairs) <= 1:
         return
     confirm(
         inventory,
-        what=f"{verb} {_concerning(selection)}{ending}",
+        what=f"{verb} {concerning(selection)}{ending}",
         typed=selection.shown,
         names=[f"{host}/{consumer}" for host, consumer in selection.pairs],
         more="and on every other host that the target matches, also later" if selection.anywhere else "",
@@ -187,20 +188,18 @@ async def _gather(
     import asyncio
     import signal
 
-    from qctl.broker.login import login_for
-    from qctl.broker.management import api_of
     from qctl.errors import Interrupted, QctlError
-    from qctl.ops.pausing import Pausing, check_operator
+    from qctl.ops import access
+    from qctl.ops.pausing import Pausing
 
     quiet.libraries(settings)
-    login = login_for(inventory.broker, inventory.path, prefer_environment=True)
-    check_operator(inventory, login.username)
+    login, api = access.operator(inventory)
     progress = Progress(settings)
     work = Pausing(wanted, on_progress=progress.show)
     task = asyncio.ensure_future(
         work.run(
             login,
-            api_of(inventory.broker, inventory.path, login),
+            api,
             connect_timeout_s=settings.connect_timeout_s,
             timeout_s=timeout_s,
             wait_s=wait_s,
@@ -251,29 +250,25 @@ SELECTED_COLUMNS = (
 
 def _show_selection(settings: Settings, verb: str, selection: Selection, until_s: float | None) -> int:
     """What --dry-run says."""
-    from qctl.control.verdict import EACH
     from qctl.ops.when import iso
+    from qctl.ops.wording import concerning, ending, subscriptions
 
     items = [
-        {
-            "host": one.host,
-            "consumer": one.consumer,
-            "queue": one.queue,
-            "tag": one.tag(EACH if one.index is None else one.index),
-        }
-        for one in selection.expected
+        {"host": one.host, "consumer": one.consumer, "queue": one.queue, "tag": tag}
+        for one, tag in zip(selection.expected, subscriptions(selection), strict=True)
     ]
     targets = [target.to_json() for target in selection.targets]
     document = {"v": 1, "verb": verb, "dry_run": True, "until": iso(until_s), "targets": targets, "items": items}
     render.show(settings, items=items, columns=SELECTED_COLUMNS, name=lambda row: row["tag"], document=document)
     more = "; also hosts that the inventory does not name" if selection.anywhere else ""
-    render.say(settings, f"would {verb} {_concerning(selection)}{_ending(until_s)}{more}; nothing was given")
+    render.say(settings, f"would {verb} {concerning(selection)}{ending(until_s)}{more}; nothing was given")
     return 0
 
 
 def _show(settings: Settings, report: Report, exit_code: int) -> None:
     """What is true in the end. exit_code: of the process, an error's where it ends with one."""
     from qctl.ops.when import iso
+    from qctl.ops.wording import paused
 
     wanted = report.order
     items = [_item(row) for row in report.rows]
@@ -296,7 +291,7 @@ def _show(settings: Settings, report: Report, exit_code: int) -> None:
     render.show(settings, items=items, columns=columns, name=lambda row: row["tag"], document=document)
     for note in report.notes:
         render.say(settings, f"qctl: {note}")
-    render.say(settings, _summary(report))
+    render.say(settings, paused(report))
 
 
 def _item(row: Verdict) -> dict[str, Any]:
@@ -321,78 +316,8 @@ def _item(row: Verdict) -> dict[str, Any]:
     }
 
 
-def _summary(report: Report) -> str:
-    """The last line: what was given, by whom, and how much of it is proven."""
-    from collections import Counter
-
-    from qctl.control.verdict import Standing
-
-    wanted = report.order
-    counts = Counter(row.standing for row in report.rows)
-    words = {
-        Standing.PROVEN: "proven",
-        Standing.DOWN: "down (obeys when it starts)",
-        Standing.REFUSED: "refused",
-        Standing.UNPROVEN: "NOT proven",
-    }
-    said = ", ".join(f"{counts[standing]} {word}" for standing, word in words.items() if counts[standing])
-    by = "kept on this host until the broker has it" if report.local else f"by {report.user}"
-    done = f"{wanted.verb} {wanted.selection.shown}{_ending(wanted.until_s)}, {by}: {said}"
-    latest = max((row.may_start_until_s for row in report.rows if row.may_start_until_s is not None), default=None)
-    if latest is not None:
-        done += f"; a process that is stopped or cut off starts nothing after {_clock_s(latest)}"
-    return done
-
-
-def _concerning(selection: Selection) -> str:
-    number = len(selection.pairs)
-    return f"{selection.shown}, {number} consumer{'s' if number > 1 else ''}"
-
-
-def _ending(until_s: float | None, duration_s: float | None = None) -> str:
-    """When it ends, in the operator's zone; with a duration, which counts from the answer to a question, how long."""
-    from datetime import UTC, datetime
-
-    from qctl.units import format_duration
-
-    if duration_s is not None:
-        return f" for {format_duration(duration_s)}"
-    if until_s is None:
-        return ""
-    moment = datetime.fromtimestamp(until_s, UTC).astimezone()
-    return f" until {moment:%Y-%m-%d %H:%M:%S %Z}"
-
-
 def _clock(iso: str | None) -> str | None:
     """An instant of JSON as a clock in the operator's zone, to the millisecond."""
     from datetime import datetime
 
     return None if iso is None else f"{datetime.fromisoformat(iso).astimezone():%H:%M:%S.%f}"[:-3]
-
-
-def _clock_s(at_s: float) -> str:
-    from datetime import UTC, datetime
-
-    return f"{datetime.fromtimestamp(at_s, UTC).astimezone():%H:%M:%S}"
-
-
-class Progress:
-    """One line on a terminal, rewritten in place: who is awaited. Nothing elsewhere."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._live = sys.stderr.isatty() and not settings.quiet
-        self._shown = False
-
-    def show(self, words: str) -> None:
-        """Draw what is being waited for."""
-        if self._live:
-            sys.stderr.write(f"\r\x1b[2K{render.plain(words)}")
-            sys.stderr.flush()
-            self._shown = True
-
-    def clear(self) -> None:
-        """Leave the line to what comes next."""
-        if self._shown:
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
-            self._shown = False

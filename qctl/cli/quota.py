@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from qctl.ops.quotas import Report, Selection
 
 DEFAULT_TIMEOUT_S = 5.0
-#: Characters of a reason.
-MAX_REASON_CHARS = 500
 
 COLUMNS = (
     Column("QUOTA", lambda item: f"{item['host']}/{item['quota']}"),
@@ -136,26 +134,26 @@ def _change(
     yes: bool,
     timeout: float,
 ) -> int:
-    from qctl.ops import quotas
+    from qctl.control.event import Verb
+    from qctl.ops import quotas, wording
 
-    if reason is not None and len(reason) > MAX_REASON_CHARS:
-        raise click.UsageError(f"--reason is at most {MAX_REASON_CHARS} characters")
+    if reason is not None and len(reason) > wording.MAX_REASON_CHARS:
+        raise click.UsageError(f"--reason is at most {wording.MAX_REASON_CHARS} characters")
     limits = quotas.rates_of(rates)
     inventory = settings.load()
     selection = quotas.select(inventory, named)
-    what = _what(verb, selection, limits, until_s)
-    for warning in quotas.too_dear(inventory, selection, limits):
-        render.say(settings, f"qctl: warning: {warning}: it will be held")
+    what = wording.limits(Verb(verb), selection, limits, until_s)
+    for warning in wording.warnings(inventory, selection, limits):
+        render.say(settings, f"qctl: warning: {warning}")
     if dry_run:
         return _show_selection(settings, inventory, verb, selection, limits, until_s)
     if not yes:
-        names = [f"{host}/{name}, {_listed(inventory, host, name)} by the inventory" for host, name in selection.pairs]
         more = "and on every other host that matches, also later" if selection.anywhere else ""
         with nothing_given():
-            confirm(inventory, what=what, typed=str(selection), names=names, more=more)
+            confirm(inventory, what=what, typed=str(selection), names=wording.listed(inventory, selection), more=more)
         if duration_s is not None:  # it lasts so long from the answer on, however long that took
             until_s = ends_at_s(duration_s, None)
-            what = _what(verb, selection, limits, until_s)
+            what = wording.limits(Verb(verb), selection, limits, until_s)
     return _run(settings, inventory, selection, _command(verb, selection, limits, reason, until_s), what, timeout)
 
 
@@ -196,16 +194,12 @@ async def _gather(
     import asyncio
     import signal
 
-    from qctl.broker.login import login_for
-    from qctl.broker.management import api_of
-    from qctl.errors import BrokerBlocked, Interrupted, QctlError
-    from qctl.ops.pausing import check_operator
+    from qctl.errors import Interrupted, QctlError
+    from qctl.ops import access
     from qctl.ops.quotas import Setting
 
     quiet.libraries(settings)
-    login = login_for(inventory.broker, inventory.path, prefer_environment=True)
-    check_operator(inventory, login.username)
-    api = api_of(inventory.broker, inventory.path, login)
+    login, api = access.operator(inventory)
     work = Setting(selection, command)
     task = asyncio.ensure_future(
         work.run(login, api, connect_timeout_s=settings.connect_timeout_s, timeout_s=timeout_s)
@@ -221,8 +215,6 @@ async def _gather(
         failure = Interrupted(f"interrupted; {truth}")
     except QctlError as error:
         failure = error
-        if isinstance(error, BrokerBlocked):
-            error.hint = "`rabbitmq-diagnostics alarms` shows which alarm; give it again when that is over."
     if work.report.confirmed:
         _show(settings, work.report, what, failure.exit_code if failure else work.report.exit_code)
     if failure is not None:
@@ -231,19 +223,6 @@ async def _gather(
 
 
 # What is printed
-
-
-def _what(verb: str, selection: Selection, limits: tuple[str, ...], until_s: float | None) -> str:
-    from qctl.ops.when import local
-
-    until = f" until {local(until_s)}" if until_s is not None else ""
-    if verb == "quota.set":
-        return f"set {selection} to {', '.join(limits)}{until}"
-    return f"clear what was set for {selection}"
-
-
-def _listed(inventory: Inventory, host: str, quota: str) -> str:
-    return ", ".join(str(rate) for rate in inventory.hosts[host].quotas[quota].limits)
 
 
 def _show_selection(
@@ -255,10 +234,12 @@ def _show_selection(
     until_s: float | None,
 ) -> int:
     """What --dry-run says."""
+    from qctl.control.event import Verb
     from qctl.ops.when import iso
+    from qctl.ops.wording import limits as in_words
 
     items = [
-        {"host": host, "quota": name, "inventory_limits": _listed(inventory, host, name).split(", ")}
+        {"host": host, "quota": name, "inventory_limits": list(map(str, inventory.hosts[host].quotas[name].limits))}
         for host, name in selection.pairs
     ]
     document = {
@@ -273,13 +254,14 @@ def _show_selection(
     columns = (COLUMNS[0], Column("INVENTORY", lambda item: ", ".join(item["inventory_limits"])))
     render.show(settings, items=items, columns=columns, name=_name, document=document)
     more = "; also on hosts that the inventory does not name" if selection.anywhere else ""
-    render.say(settings, f"would {_what(verb, selection, limits, until_s)}{more}; nothing was given")
+    render.say(settings, f"would {in_words(Verb(verb), selection, limits, until_s)}{more}; nothing was given")
     return 0
 
 
 def _show(settings: Settings, report: Report, what: str, code: Exit) -> None:
     """code: with which the command ends, which an error or an interrupt may decide."""
     from qctl.ops.when import iso
+    from qctl.ops.wording import limited
 
     command = report.command
     items = [
@@ -312,23 +294,7 @@ def _show(settings: Settings, report: Report, what: str, code: Exit) -> None:
     render.show(settings, items=items, columns=COLUMNS, name=_name, document=document)
     for note in report.notes:
         render.say(settings, f"qctl: {note}")
-    render.say(settings, f"{what}, by {report.user}: {_summary(report)}")
-
-
-def _summary(report: Report) -> str:
-    """How much of it is proven."""
-    from collections import Counter
-
-    from qctl.control.verdict import Standing
-
-    counts = Counter(row.standing for row in report.verdicts)
-    words = {
-        Standing.PROVEN: "proven",
-        Standing.DOWN: "down (obeys when it starts)",
-        Standing.REFUSED: "refused",
-        Standing.UNPROVEN: "NOT proven",
-    }
-    return ", ".join(f"{counts[standing]} {word}" for standing, word in words.items() if counts[standing])
+    render.say(settings, limited(report, what))
 
 
 def _name(item: Any) -> str:

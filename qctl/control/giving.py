@@ -40,7 +40,7 @@ async def check_alarm(connection: Connection) -> None:
         if connection.blocked:
             raise BrokerBlocked(
                 "not given: the broker takes no events at present (memory or disk alarm)",
-                hint="`rabbitmq-diagnostics alarms` shows which. On the host itself: the same with --local.",
+                hint="`rabbitmq-diagnostics alarms` shows which. On the host itself: `qctl pause` with --local.",
             )
         answered.result()
     except ChannelLost as error:

@@ -33,6 +33,20 @@ MAX_AHEAD = PREFETCH
 
 
 @dataclass(frozen=True, slots=True)
+class Pass:
+    """Some entries of the log, in order, and what it says after them.
+
+    at_end: all that the log had in the beginning is known. again: it begins at the beginning, though what was known
+    stands elsewhere: it is another log.
+    """
+
+    entries: tuple[Entry, ...]
+    known: Known
+    at_end: bool
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """An entry of the log. event: None when it is none; refused: why it is not obeyed, or no event; "" if neither."""
 
@@ -100,6 +114,12 @@ class _Reading:
             raise unreadable(f"nothing came for {STALL_S:g} s, and the end is not reached")
         return None, quiet_s
 
+    def take_ahead(self) -> tuple[Entry, ...]:
+        """What has come and waits."""
+        found = tuple(self.ahead)
+        self.ahead.clear()
+        return found
+
     async def _next(self) -> Entry | None:
         if not self.ahead and self.failed is None:
             self.following.stream.release()
@@ -158,6 +178,42 @@ async def _read(reading: _Reading, until: str | None, last: Record | None) -> No
         entry, quiet_s = await reading.step(quiet_s, at_end=is_end)
         if (entry is None and is_end) or (entry is not None and entry.record.id == until):
             return
+
+
+async def follow(
+    connection: Connection, *, operators: frozenset[str] | None, known: Known = NOTHING, anywhere: bool = False
+) -> AsyncIterator[Pass]:
+    """What the log says behind `known`, and what comes to it, for ever.
+
+    anywhere: a log whose beginning was cut off is read from where it begins, and what it says is a part of what holds.
+    Raises as read_to_end does.
+    """
+    await topology.ensure(connection, topology.control_log())
+    last = await peek(connection, "last", timeout_s=EMPTY_S)
+    places = (known, NOTHING) if known.offset >= 0 else (NOTHING,)
+    for after in places:
+        reading = _Reading(connection, await connection.channel(), operators, after=after, anywhere=anywhere)
+        place: Record | Known = after
+        is_end, told, quiet_s = last is None and after is NOTHING, False, 0.0
+        try:
+            await reading.begin()
+            while True:
+                entry, quiet_s = await reading.step(quiet_s, at_end=is_end)
+                found = () if entry is None else (entry, *reading.take_ahead())
+                if found:  # an entry without an id is no place to find this log again by
+                    place = next((one.record for one in reversed(found) if one.record.id), place)
+                read = reading.following.last
+                is_end = is_end or (last is not None and read is not None and read.offset >= last.offset)
+                if is_end:
+                    await assert_whole(connection, reading.following)
+                if found or (is_end and not told):
+                    told = is_end
+                    desired = reading.following.desired()
+                    yield Pass(found, Known(place.offset, place.id, desired), is_end, after is not places[0])
+        except Elsewhere:
+            log.info("the control log is another one than before; reading it from its beginning")
+        finally:
+            await reading.following.close()
 
 
 async def entries(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 from qctl.broker.message import decode_json, short
@@ -30,6 +31,8 @@ MAX_ENTRY_BYTES = 4 << 20
 MAX_ITEMS = 1_000
 #: Largest number that is taken for one: JSON's are good up to 2^53.
 MAX_NUMBER = 1 << 53
+#: Texts whose form was checked are remembered: the same tags and queues come each second.
+MAX_LINES = 16_384
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
@@ -106,7 +109,7 @@ def _consumer(fields: Fields) -> ConsumerReading:
         waiting=_whole(fields, "waiting"),
         concurrency=_whole(fields, "concurrency"),
         prefetch=_whole(fields, "prefetch"),
-        counts=Counts(*(_whole(counts, name, 0) for name in Counts.__slots__)),
+        counts=Counts(*[_whole(counts, name, 0) for name in Counts.__slots__]),
         rate_per_s=_number(fields, "rate_per_s"),
     )
 
@@ -179,7 +182,7 @@ def _each(fields: Fields, key: str, make: Callable[[Fields], T]) -> tuple[T, ...
     items = fields.get(key, [])
     if not isinstance(items, list) or len(items) > MAX_ITEMS or not all(isinstance(item, dict) for item in items):
         raise NotUnderstood(f"{key} must be a list of at most {MAX_ITEMS} objects")
-    return tuple(make(item) for item in items)
+    return tuple([make(item) for item in items])
 
 
 def _name(fields: Fields, key: str) -> str:
@@ -192,9 +195,14 @@ def _name(fields: Fields, key: str) -> str:
 def _text(fields: Fields, key: str, *, least: int = 0) -> str:
     """A text that stands for a thing: a tag, a queue, a word of a list. It is not cut, since it would be another."""
     value = fields.get(key)
-    if not isinstance(value, str) or not least <= len(value) <= MAX_NAME_CHARS or value != short(value):
+    if not isinstance(value, str) or not least <= len(value) <= MAX_NAME_CHARS or not _is_a_line(value):
         raise NotUnderstood(f"{key} must be a text of {least} to {MAX_NAME_CHARS} characters on one line")
     return value
+
+
+@lru_cache(maxsize=MAX_LINES)
+def _is_a_line(value: str) -> bool:
+    return value == short(value)
 
 
 def _text_or_none(fields: Fields, key: str) -> str | None:
@@ -204,12 +212,12 @@ def _text_or_none(fields: Fields, key: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise NotUnderstood(f"{key} must be a text")
-    return short(value)
+    return short(value) if value else ""
 
 
 def _whole(fields: Fields, key: str, missing: int | None = None) -> int:
     value = fields.get(key, missing)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_NUMBER:
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
         raise NotUnderstood(f"{key} must be a whole number")
     return value
 
@@ -226,4 +234,5 @@ def _instant(fields: Fields, key: str) -> float:
 
 
 def _instant_or_none(fields: Fields, key: str) -> float | None:
-    return None if fields.get(key) is None else instant(fields[key], key)
+    value = fields.get(key)
+    return None if value is None else instant(value, key)

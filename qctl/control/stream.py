@@ -42,6 +42,10 @@ class Elsewhere(Exception):
     """The entry to go on from is not where it was: another log, to be read from its beginning."""
 
 
+class BeginningLost(ControlLogError):
+    """The log begins later than it should, and nothing is known of what stood there."""
+
+
 class Step(Enum):
     """What an entry is to the reading."""
 
@@ -211,9 +215,9 @@ async def still_has(connection: Connection, place: Place) -> bool:
     return found is not None and (found.offset, found.id) == (place.offset, place.id)
 
 
-def cut_off(first: int) -> ControlLogError:
+def cut_off(first: int) -> BeginningLost:
     """The log has no beginning, and nothing is known of what stood there."""
-    return ControlLogError(
+    return BeginningLost(
         f"the control log begins at entry {first}: what came before was cut off, so it cannot be known what holds",
         hint=f"Clear the policy that limits {topology.CONTROL_LOG}, then delete that stream: it is declared anew. "
         "Hosts that know from before what was commanded keep to it; all else must be commanded again.",

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Container
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,8 +31,13 @@ MAX_QUEUED_BYTES = 64 << 20
 #: Readings on their way to us, and how many of them are acknowledged at once.
 PREFETCH = 500
 ACK_EVERY = 100
-#: Processes that are kept in mind, and different reasons for which something was ignored.
+#: None waits longer for its acknowledgement: the broker ends a channel that keeps one for its consumer_timeout.
+ACK_WITHIN_S = 1.0
+#: Processes that are kept in mind, of one host and in all, and hosts beside those that one expects; and different
+#: reasons for which something was ignored.
+MAX_OF_A_HOST = 256
 MAX_PROCESSES = 20_000
+MAX_HOSTS = 2_000
 MAX_REASONS = 100
 
 
@@ -45,25 +50,113 @@ class Heard:
     user: str
 
 
-class Listener:
-    """What has been heard so far; use from the loop's thread. Made by `listen`.
+class Hearing:
+    """What has been heard so far, over one connection or several.
 
     heard: by host and index. goodbyes: by host and index, None for the whole host, until a later reading of it.
-    ignored: how many for each reason. lost: done when nothing more will be heard.
+    ignored: how many for each reason. expected: hosts that are heard however many others there are.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, expected: Container[str] = ()) -> None:
         self.heard: dict[tuple[str, int], Heard] = {}
         self.goodbyes: dict[tuple[str, int | None], Goodbye] = {}
         self.ignored: dict[str, int] = {}
+        #: Processes of each host that was heard.
+        self.hosts: dict[str, int] = {}
+        self._expected = expected
+
+    def take(self, body: bytes, *, user: str, routing_key: str) -> None:
+        """A message that came: it is kept, or ignored with its reason."""
+        try:
+            if not user:
+                raise NotUnderstood("nobody's: it has no user_id")
+            said = parse(body)
+            if routing_key != f"host.{said.host}":
+                raise NotUnderstood("its routing key is not its host's")
+            if isinstance(said, Goodbye):
+                self._part(replace(said, user=user))
+            else:
+                self._hear(said, user)
+        except NotUnderstood as why:
+            self._ignore(str(why), user, routing_key)
+
+    def of(self, host: str) -> tuple[Heard, ...]:
+        """What was heard last of each process of a host, by index."""
+        return tuple(heard for (name, _), heard in sorted(self.heard.items()) if name == host)
+
+    def said_goodbye(self, host: str, index: int | None) -> Goodbye | None:
+        """The goodbye of a process, or of its whole host, that no later reading has overtaken."""
+        return self.goodbyes.get((host, index)) or self.goodbyes.get((host, None))
+
+    def _part(self, said: Goodbye) -> None:
+        if len(self.goodbyes) < MAX_PROCESSES:
+            self.goodbyes[said.host, said.index] = said
+
+    def _hear(self, said: Reading, user: str) -> None:
+        key = (said.host, said.index)
+        if key not in self.heard:
+            self._make_room(said.host)
+        self.heard[key] = Heard(said, time.monotonic(), user)
+        for left in (key, (said.host, None)):
+            if left in self.goodbyes and self.goodbyes[left].at_s < said.at_s:
+                del self.goodbyes[left]
+
+    def _make_room(self, host: str) -> None:
+        of_host = self.hosts.get(host, 0)
+        if len(self.heard) >= MAX_PROCESSES:
+            raise NotUnderstood(f"there are more than {MAX_PROCESSES} processes")
+        if of_host >= MAX_OF_A_HOST:
+            raise NotUnderstood(f"a host has more than {MAX_OF_A_HOST} processes")
+        if not of_host and len(self.hosts) >= MAX_HOSTS and host not in self._expected:
+            raise NotUnderstood(f"there are more than {MAX_HOSTS} hosts")
+        self.hosts[host] = of_host + 1
+
+    def _ignore(self, why: str, user: str, routing_key: str) -> None:
+        if why not in self.ignored and len(self.ignored) >= MAX_REASONS:
+            why = "other reasons"
+        if why not in self.ignored:
+            log.warning("a reading is ignored: %s (key=%s user=%s)", why, short(routing_key), short(user) or "-")
+        self.ignored[why] = self.ignored.get(why, 0) + 1
+
+
+class Listener:
+    """Hears over one channel; use from the loop's thread. Made by `listen`. lost: done when nothing more is heard."""
+
+    def __init__(self, channel: Channel, hearing: Hearing | None = None) -> None:
+        self.hearing = hearing or Hearing()
         self.lost: asyncio.Future[ChannelLost] = asyncio.get_running_loop().create_future()
         self._channel = channel
-        self._count = 0
+        self._last_tag = 0
+        self._unacknowledged = 0
+        self._later: asyncio.TimerHandle | None = None
         self._came = asyncio.Event()
         channel.closed.add_done_callback(lambda closed: self._lose(closed.result()))
         channel.raw.add_on_cancel_callback(
             lambda _frame: self._lose(ChannelLost(0, "the broker ended the listening: its queue was deleted"))
         )
+
+    @property
+    def heard(self) -> dict[tuple[str, int], Heard]:
+        """As in Hearing."""
+        return self.hearing.heard
+
+    @property
+    def goodbyes(self) -> dict[tuple[str, int | None], Goodbye]:
+        """As in Hearing."""
+        return self.hearing.goodbyes
+
+    @property
+    def ignored(self) -> dict[str, int]:
+        """As in Hearing."""
+        return self.hearing.ignored
+
+    def of(self, host: str) -> tuple[Heard, ...]:
+        """As in Hearing."""
+        return self.hearing.of(host)
+
+    def said_goodbye(self, host: str, index: int | None) -> Goodbye | None:
+        """As in Hearing."""
+        return self.hearing.said_goodbye(host, index)
 
     async def until(self, enough: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `enough()` is true, asked whenever something was heard; False after timeout_s or when lost."""
@@ -78,50 +171,24 @@ class Listener:
             came.cancel()
         return True
 
-    def of(self, host: str) -> tuple[Heard, ...]:
-        """What was heard last of each process of a host, by index."""
-        return tuple(heard for (name, _), heard in sorted(self.heard.items()) if name == host)
-
-    def said_goodbye(self, host: str, index: int | None) -> Goodbye | None:
-        """The goodbye of a process, or of its whole host, that no later reading has overtaken."""
-        return self.goodbyes.get((host, index)) or self.goodbyes.get((host, None))
-
     def deliver(self, _channel: object, method: Any, properties: Properties, body: bytes) -> None:
         """A message of the queue."""
-        self._count += 1
-        if self._count % ACK_EVERY == 0 and self._channel.is_open:
-            self._channel.raw.basic_ack(method.delivery_tag, multiple=True)
-        user = text(properties.user_id)
-        try:
-            if not user:
-                raise NotUnderstood("nobody's: it has no user_id")
-            said = parse(body)
-            if text(method.routing_key) != f"host.{said.host}":
-                raise NotUnderstood("its routing key is not its host's")
-            self._take(said, user)
-        except NotUnderstood as why:
-            self._ignore(str(why), user, text(method.routing_key))
+        self._last_tag = method.delivery_tag
+        self._unacknowledged += 1
+        if self._unacknowledged >= ACK_EVERY:
+            self._acknowledge()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(ACK_WITHIN_S, self._acknowledge)
+        self.hearing.take(body, user=text(properties.user_id), routing_key=text(method.routing_key))
         self._came.set()
 
-    def _take(self, said: Reading | Goodbye, user: str) -> None:
-        if isinstance(said, Goodbye):
-            if len(self.goodbyes) < MAX_PROCESSES:
-                self.goodbyes[said.host, said.index] = replace(said, user=user)
-            return
-        key = (said.host, said.index)
-        if key not in self.heard and len(self.heard) >= MAX_PROCESSES:
-            raise NotUnderstood(f"there are more than {MAX_PROCESSES} processes")
-        self.heard[key] = Heard(said, time.monotonic(), user)
-        for left in (key, (said.host, None)):
-            if left in self.goodbyes and self.goodbyes[left].at_s < said.at_s:
-                del self.goodbyes[left]
-
-    def _ignore(self, why: str, user: str, routing_key: str) -> None:
-        if why not in self.ignored and len(self.ignored) >= MAX_REASONS:
-            why = "other reasons"
-        if why not in self.ignored:
-            log.warning("a reading is ignored: %s (key=%s user=%s)", why, short(routing_key), short(user) or "-")
-        self.ignored[why] = self.ignored.get(why, 0) + 1
+    def _acknowledge(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if self._unacknowledged and self._channel.is_open:
+            self._unacknowledged = 0
+            self._channel.raw.basic_ack(self._last_tag, multiple=True)
 
     def _lose(self, why: ChannelLost) -> None:
         if not self.lost.done():
@@ -129,14 +196,14 @@ class Listener:
 
 
 @asynccontextmanager
-async def listen(connection: Connection) -> AsyncIterator[Listener]:
-    """Listen to all readings inside the block; each process sends one a second.
+async def listen(connection: Connection, hearing: Hearing | None = None) -> AsyncIterator[Listener]:
+    """Listen to all readings inside the block; each process sends one a second. hearing: what was heard before.
 
     Raises BrokerRefused where it may not be listened, TopologyMismatch, ChannelLost.
     """
     await topology.ensure(connection, topology.telemetry()[:1])
     channel = await connection.channel()
-    listener = Listener(channel)
+    listener = Listener(channel, hearing)
     queue = f"qctl.listen.{secrets.token_hex(8)}"  # a name of qctl's, so that rights on `qctl.*` suffice
     limits = {"x-max-length": MAX_QUEUED, "x-max-length-bytes": MAX_QUEUED_BYTES, "x-overflow": "drop-head"}
     try:

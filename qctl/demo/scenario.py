@@ -65,7 +65,10 @@ class HostProgress:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One look at everything. `queue` is None while the broker has not been asked, or does not answer."""
+    """One look at everything. `queue` is None while the broker has not been asked, or does not answer.
+
+    inventory: of this run, for whoever wants to look on with other commands; None while it is not written.
+    """
 
     stage: Stage
     elapsed_s: float
@@ -73,6 +76,7 @@ class Progress:
     enqueued: int
     done: int
     queue: QueueReading | None
+    inventory: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,7 @@ class _Scene:
             enqueued=len(self.enqueued),
             done=len({call.task for call in calls if call.status == GRANTED}),
             queue=self._probe.read() if self._probe is not None else None,
+            inventory=self._inventory if self._workers else None,
         )
 
 

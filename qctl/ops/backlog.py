@@ -61,7 +61,7 @@ def _queue(found: Found, name: str, takers: list[ConsumerRow]) -> QueueRow:
         in_per_s=flow.in_per_s,
         out_per_s=out_per_s,
         out_estimated=estimated and out_per_s is not None,
-        empty_at_s=_empty(depth.ready, flow.in_per_s, out_per_s, found.at_s),
+        empty_at_s=empty_at_s(depth.ready, flow.in_per_s, out_per_s, found.at_s),
         consumers=tuple(row.address for row in takers),
         why=depth.why,
     )
@@ -80,7 +80,7 @@ def _drained(name: str, takers: list[ConsumerRow]) -> float | None:
     return round(total, 3)
 
 
-def _empty(ready: int | None, in_per_s: float | None, out_per_s: float | None, now_s: float) -> float | None:
+def empty_at_s(ready: int | None, in_per_s: float | None, out_per_s: float | None, now_s: float) -> float | None:
     """When a queue is empty at this rate; with in_per_s None, if nothing is added."""
     net_per_s = (out_per_s or 0.0) - (in_per_s or 0.0)
     if not ready or net_per_s <= 0 or ready / net_per_s > MAX_FORESIGHT_S:

@@ -41,6 +41,24 @@ class Report:
     seconds: float
 
 
+def stalled(queue: str, *, blocked: bool, refusing: bool) -> QctlError:
+    """Why nothing has been confirmed for STALL_S: an alarm, a queue that refuses, or a broker that is in trouble."""
+    if blocked:
+        return BrokerBlocked(
+            f"the broker has taken no tasks for {STALL_S:g} s (memory or disk alarm)",
+            hint="See `rabbitmq-diagnostics alarms`; run the command again when the alarm is over.",
+        )
+    if refusing:
+        return BrokerBlocked(
+            f"queue {queue} has refused every task for {STALL_S:g} s",
+            hint="Is it full, or its node in trouble? See `rabbitmqctl list_queues name messages policy`.",
+        )
+    return BrokerUnreachable(
+        f"the broker has confirmed nothing for {STALL_S:g} s",
+        hint="Has the queue lost its nodes? `rabbitmq-diagnostics status` says.",
+    )
+
+
 class Enqueuer:
     """Sends one stream of lines. `report` is true at any moment, also after an error or an interrupt."""
 
@@ -178,20 +196,8 @@ class Enqueuer:
     def _check_stall(self) -> None:
         if time.monotonic() - self._moved_s < STALL_S:
             return
-        if self._connection is not None and self._connection.blocked:
-            raise BrokerBlocked(
-                f"the broker has taken no tasks for {STALL_S:g} s (memory or disk alarm)",
-                hint="See `rabbitmq-diagnostics alarms`; run the command again when the alarm is over.",
-            )
-        if self._refusing:
-            raise BrokerBlocked(
-                f"queue {self._wanted.queue} has refused every task for {STALL_S:g} s",
-                hint="Is it full, or its node in trouble? See `rabbitmqctl list_queues name messages policy`.",
-            )
-        raise BrokerUnreachable(
-            f"the broker has confirmed nothing for {STALL_S:g} s",
-            hint="Has the queue lost its nodes? `rabbitmq-diagnostics status` says.",
-        )
+        blocked = self._connection is not None and self._connection.blocked
+        raise stalled(self._wanted.queue, blocked=blocked, refusing=self._refusing)
 
     async def _connect(self, login: Login, timeout_s: float) -> None:
         """Connect and send what is pending, once more under the same ids. Raises BrokerUnreachable, BrokerRefused."""

@@ -52,15 +52,19 @@ class Flow:
 class Found:
     """All that was learnt by `at_s`. last: of each host the newest in the log; looked_back_s: how far that was read.
 
-    listed: the hosts of which the broker lists a connection, None where it was not asked or does not say. desired
-    None: the control log could not be read.
+    deaf: why nobody can be heard at present, "" when who speaks is heard. before: what a host said before its goodbye.
+    known: hosts that are shown also when they are silent. listed: the hosts of which the broker lists a connection,
+    None where it was not asked or does not say. desired None: the control log could not be read.
     """
 
     at_s: float
     blocked: bool = False
+    deaf: str = ""
     live: tuple[Heard, ...] = ()
     last: Mapping[str, HostReading | Goodbye] = field(default_factory=dict)
     looked_back_s: float = 0.0
+    before: Mapping[str, HostReading] = field(default_factory=dict)
+    known: tuple[str, ...] = ()
     supervisors: Mapping[str, HostAnswer | Silence] = field(default_factory=dict)
     listed: frozenset[str] | None = None
     desired: Desired | None = None

@@ -101,9 +101,9 @@ def check_operator(inventory: Inventory, username: str) -> None:
         )
 
 
-def check_time(wanted: Order) -> None:
-    """Raise UsageError for an order that would end before it is given."""
-    if _is_over_now(wanted):
+def check_end(until_s: float | None) -> None:
+    """Raise UsageError for what would end before it is given."""
+    if until_s is not None and until_s <= time.time():
         raise UsageError("not given: its time is over", hint="Give it a later end with --until, or --for.")
 
 
@@ -187,7 +187,7 @@ class Pausing:
             async with asking(connection) as found:
                 self._asking = found
                 self._waits_for = "waiting for the broker to confirm"
-                check_time(self._order)
+                check_end(self._order.until_s)
                 await found.give(commands(self._order))
                 await self._gather(found, api, timeout_s)
                 if wait_s is not None:
@@ -327,7 +327,7 @@ def run_locally(wanted: Order, state_directory: Path, *, timeout_s: float) -> Re
     """
     from qctl.ops.local import give
 
-    check_time(wanted)
+    check_end(wanted.until_s)
     host, command = wanted.selection.hosts[0], commands(wanted, local=True)[0]
     given = give(state_directory / host, command.body(), timeout_s=_within(wanted, timeout_s))
     at_s = time.time()

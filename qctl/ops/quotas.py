@@ -18,7 +18,7 @@ from qctl.control.event import MAX_RATES, Command, Verb
 from qctl.control.host_answer import ProcessState
 from qctl.control.target import WILDCARD, Scope, Target, is_literal, pattern
 from qctl.control.verdict import HostEvidence, Standing, Supervisor, judge_process, processes
-from qctl.errors import Exit, UnknownName, UsageError
+from qctl.errors import BrokerBlocked, Exit, UnknownName, UsageError
 from qctl.inventory.model import Inventory
 from qctl.inventory.nearest import did_you_mean
 from qctl.ops.when import iso
@@ -125,7 +125,12 @@ class Setting:
         try:
             async with asking(connection) as found:
                 self._asking = found
-                await found.give([self._command])
+                try:
+                    await found.give([self._command])
+                except BrokerBlocked as error:
+                    # Unlike a pause, a limit cannot be given on the host itself.
+                    error.hint = "`rabbitmq-diagnostics alarms` shows which alarm; give it again when that is over."
+                    raise
                 listed = None
                 if api is not None:
                     listed = partial(management.in_thread, partial(management.hosts, api), timeout_s=API_S)

@@ -7,41 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from qctl.broker import management, topology
+from qctl.broker import management
 from qctl.broker.connect import Login, connect_within
 from qctl.broker.login import login_for
-from qctl.broker.message import Outgoing, Properties
-from qctl.broker.publisher import Published, Publisher
-from qctl.broker.session import Channel, ChannelLost, Connection
+from qctl.broker.session import ChannelLost, Connection
 from qctl.control.desired import Desired
-from qctl.control.host_answer import HostAnswer, host_queue, parse_answer
+from qctl.control.host_answer import HostAnswer
 from qctl.control.reading import Goodbye, HostReading
 from qctl.control.telemetry import Listener, listen
 from qctl.control.telemetry_log import last_minutes
 from qctl.errors import BrokerUnreachable, QctlError
 from qctl.inventory.model import Inventory
-from qctl.ops.backlog import work_queues
+from qctl.ops.depths import MAX_QUEUES, look_at, queues_to_look_at
 from qctl.ops.found import Depth, Flow, Found, Heard, Silence
 from qctl.ops.memory import commanded
+from qctl.ops.supervisors import Asker
 
 #: Every process says something each second: who is silent for longer than this is not waited for.
 LISTEN_S = 1.5
 #: Listened at least, where hosts that nobody asks are wanted as well, or could not be asked.
 STRANGERS_S = 1.1
-#: A supervisor answers within milliseconds; one that is stopped, or whose machine is gone, never does.
-ANSWER_S = 1.0
 #: What else is asked may take so long.
 PATIENCE_S = 3.0
 MANAGEMENT_S = 1.5
 #: A long control log is read in seconds, once; after that from where it was left.
 CONTROL_LOG_S = 60.0
-#: Queues that are looked at one by one, over so many channels.
-MAX_QUEUES = 1_000
-CHANNELS = 4
 #: Up to so many queues the management API is asked for each; for more it lists all.
 FEW_QUEUES = 20
 #: The log of readings is read so far back that it brings about so many entries, one a host each half minute.
@@ -50,8 +44,6 @@ LOG_PERIOD_S = 30.0
 MAX_LOOK_BACK_S = 7 * 86_400.0
 #: How often it is looked whether the broker blocks what is published.
 _LOOK_S = 0.05
-#: The broker's pseudo-queue for answers, good for the channel that asks.
-_REPLY_TO = "amq.rabbitmq.reply-to"
 
 T = TypeVar("T")
 
@@ -177,41 +169,9 @@ class _Ear:
         )
 
     async def _ask_supervisors(self) -> None:
-        """Ask each host's supervisor; who does not exist is returned by the broker at once."""
-        awaited, moved = set(self.hosts), asyncio.Event()
-
-        def on_answer(_channel: object, _method: object, _properties: object, body: bytes) -> None:
-            answer = parse_answer(body)
-            if answer is not None and answer.host in awaited:
-                awaited.discard(answer.host)
-                self.supervisors[answer.host] = answer
-            moved.set()
-
-        def on_fate(host: str) -> Callable[[Published], None]:
-            def settle(fate: Published) -> None:
-                if fate is Published.UNROUTABLE:
-                    awaited.discard(host)
-                    self.supervisors[host] = Silence.ABSENT
-                moved.set()
-
-            return settle
-
         try:
-            publisher = await Publisher.open(self.asking)
-            consumed = {"queue": _REPLY_TO, "on_message_callback": on_answer, "auto_ack": True}
-            await publisher.channel.call("basic_consume", **consumed)
-            deadline_s = time.monotonic() + ANSWER_S
-            for host in self.hosts:
-                if not publisher.room:
-                    await _moved(moved, deadline_s)
-                properties = Properties(reply_to=_REPLY_TO, message_id=host)
-                publisher.send(Outgoing("", host_queue(host), b"", properties), on_fate(host))
-            while awaited and not self.asking.blocked and time.monotonic() < deadline_s:
-                if publisher.channel.closed.done():
-                    raise publisher.channel.closed.result()
-                await _moved(moved, deadline_s)
-            if not self.asking.blocked:
-                self.supervisors.update(dict.fromkeys(awaited, Silence.SILENT))
+            asker = await Asker.open(self.asking)
+            await asker.ask(self.hosts, self.supervisors.__setitem__)
         finally:
             self.asked = True
 
@@ -235,7 +195,7 @@ class _Ear:
         return await management.in_thread(lambda: management.hosts(api), timeout_s=MANAGEMENT_S)
 
     async def _log(self) -> tuple[Mapping[str, HostReading | Goodbye], float]:
-        back_s = min(MAX_LOOK_BACK_S, max(4 * LOG_PERIOD_S, MAX_ENTRIES * LOG_PERIOD_S / len(self.inventory.hosts)))
+        back_s = look_back_s(len(self.inventory.hosts), MAX_ENTRIES)
         tail = await last_minutes(self.asking, back_s)
         if tail.why:
             self.notes.append(f"the log of readings: {tail.why}")
@@ -248,35 +208,16 @@ class _Ear:
 
     def _queues(self, hosts: Sequence[str]) -> tuple[str, ...]:
         """Work queues, and those of qctl's own in which tasks may wait or lie."""
-        work = work_queues(self.inventory, hosts=hosts)
-        dead = dict.fromkeys(topology.dead_queue(name.partition("@")[0]) for name in work)
-        retry = [topology.retry_queue(delay_s) for delay_s in self.inventory.ladder_s]
-        found = (*work, *retry, topology.UNROUTABLE, *dead)
+        found = queues_to_look_at(self.inventory, hosts=hosts)
         if len(found) > MAX_QUEUES:
             self.notes.append(f"only {MAX_QUEUES} of {len(found)} queues were looked at")
         return found[:MAX_QUEUES]
 
     async def _depths(self, names: Sequence[str]) -> dict[str, Depth]:
         """How many tasks are ready in each. The queue itself says it; the management API may be five seconds late."""
-        waiting, found = list(reversed(names)), {name: Depth(None, "it did not answer") for name in names}
-        workers = [self._look(waiting, found) for _ in range(min(CHANNELS, len(names)))]
-        await self._in_time(_together(workers), PATIENCE_S, None, "the queues")
+        found = {name: Depth(None, "it did not answer") for name in names}
+        await self._in_time(look_at(self.reading, names, found), PATIENCE_S, None, "the queues")
         return found
-
-    async def _look(self, waiting: list[str], found: dict[str, Depth]) -> None:
-        channel: Channel | None = None
-        while waiting:
-            name = waiting.pop()
-            channel = channel if channel is not None and channel.is_open else await self.reading.channel()
-            try:
-                frame = await channel.call("queue_declare", queue=name, passive=True)
-                found[name] = Depth(int(frame.method.message_count))
-            except ChannelLost as error:
-                if not self.reading.is_open:
-                    raise
-                found[name] = Depth(None, "it does not exist" if error.code == topology.NOT_FOUND else error.text)
-        if channel is not None:
-            await channel.close()
 
     async def _flows(self, names: Sequence[str]) -> dict[str, Flow]:
         api = management.api_of(self.inventory.broker, self.inventory.path, self.login)
@@ -289,11 +230,9 @@ class _Ear:
         }
 
 
-async def _moved(event: asyncio.Event, deadline_s: float) -> None:
-    """Wait until something has come, but look soon whether the broker blocks."""
-    event.clear()
-    with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), max(0.0, min(_LOOK_S, deadline_s - time.monotonic())))
+def look_back_s(hosts: int, entries: int) -> float:
+    """How far back the log of readings has about so many entries, if that many hosts write to it."""
+    return min(MAX_LOOK_BACK_S, max(4 * LOG_PERIOD_S, entries * LOG_PERIOD_S / max(1, hosts)))
 
 
 def _ask_management(api: management.Api, names: Sequence[str]) -> list[management.QueueLook]:
@@ -305,7 +244,3 @@ def _ask_management(api: management.Api, names: Sequence[str]) -> list[managemen
         return [look for name in names if (look := asked.queue(name)) is not None]
     finally:
         asked.close()
-
-
-async def _together(works: Iterable[Awaitable[None]]) -> None:
-    await asyncio.gather(*works)

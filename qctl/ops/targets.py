@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qctl.broker.topology import directed_queue
@@ -86,6 +86,17 @@ def select(inventory: Inventory, words: Words) -> Selection:
             f"{shown(words)} is more than {MAX_TARGETS} hosts to name", hint="A pattern is a single event."
         )
     return Selection(tuple(dict.fromkeys(targets)), tuple(expected), shown(words))
+
+
+def together(selections: Sequence[Selection]) -> Selection:
+    """Several selections as one. Raises UsageError for none, and for more events than are given at once."""
+    targets = tuple(dict.fromkeys(target for one in selections for target in one.targets))
+    if not targets:
+        raise UsageError("nothing named to pause or resume")
+    shown_each = " ".join(one.shown for one in selections)
+    if len(targets) > MAX_TARGETS:
+        raise UsageError(f"{len(targets)} targets are more than {MAX_TARGETS}", hint="Use a pattern, or --group.")
+    return Selection(targets, tuple(dict.fromkeys(each for one in selections for each in one.expected)), shown_each)
 
 
 def _host_of(tag: str | None) -> str | None:

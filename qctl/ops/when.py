@@ -58,3 +58,11 @@ def local(at_s: float, *, zone: tzinfo | None = None) -> str:
         return f"{datetime.fromtimestamp(at_s, UTC).astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
     except (OverflowError, OSError, ValueError):
         return "?"
+
+
+def precise(at_s: float, *, zone: tzinfo | None = None) -> str:
+    """A clock to the millisecond, `14:00:07.123`. zone None: this machine's."""
+    try:
+        return f"{datetime.fromtimestamp(at_s, UTC).astimezone(zone):%H:%M:%S.%f}"[:-3]
+    except (OverflowError, OSError, ValueError):
+        return "?"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from qctl.errors import QctlError
 from qctl.ops.events import Happened
 from qctl.ops.status import QueueRow, Seen, State, Status
 
@@ -121,7 +122,12 @@ class Snapshot:
 
 
 class Source(Protocol):
-    """What makes snapshots. All methods are called from the console's thread and return at once."""
+    """What makes snapshots. All methods are called from the console's thread and return at once.
+
+    error: why it has given up for good; `show` is called once more then.
+    """
+
+    error: QctlError | None
 
     def start(self, show: Callable[[Snapshot], None]) -> None:
         """Begin; `show` may be called from any thread, about once a second."""

@@ -71,7 +71,7 @@ def test_what_is_given_back_thirty_times_to_a_queue_with_a_low_limit_lives(scene
     assert "broker takes no retries" not in worker.log()
 
 
-@row("F23", "100 looks at each of 5 dead letters", selected=True)
+@row("F23", "100 looks at each of 5 dead letters")
 def test_dead_letters_that_are_looked_at_a_hundred_times_are_all_there(scene: Scene) -> None:
     # Given five dead letters
     scene.stage(handlers=REJECTS, consumers={"sad": {"handler": {"python": "handlers:rejects"}, "quota": {}}})

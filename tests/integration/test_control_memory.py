@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,13 @@ from qctl.broker.message import utc
 from qctl.broker.session import Connection
 from qctl.control.asking import asking
 from qctl.control.event import Command, Verb
+from qctl.control.following import NOTHING
+from qctl.control.history import follow
 from qctl.control.target import Target
 from qctl.inventory.load import load
 from qctl.inventory.model import Inventory
 from qctl.ops import memory
+from qctl.ops.events import happened
 from tests.brokers import Vhost
 from tests.wire import connected, scenario
 
@@ -80,6 +85,49 @@ async def test_what_it_kept_of_another_log_is_forgotten(local_vhost: Vhost, inve
 
         # then
         assert await paused(inventory, connection) == ["web-9"]
+
+
+@scenario
+async def test_a_log_that_is_followed_goes_on_from_what_was_kept_and_says_when_it_is_another(
+    local_vhost: Vhost, inventory: Inventory
+) -> None:
+    async with connected(local_vhost) as connection:
+        # given a log whose commands were read and kept with what they tell
+        await pause(connection, ["web-1", "web-2"])
+        remembered = memory.Remembered(inventory, connection)
+        assert remembered.recall() == (NOTHING, ())
+        async with aclosing(follow(connection, operators=None)) as passes:
+            first = await anext(passes)
+            assert (len(first.entries), first.at_end, first.again) == (2, True, False)
+            events = tuple(event for entry in first.entries if (event := happened(entry)) is not None)
+            remembered.keep(first.known, events)
+
+            # when something comes to it, then it is told
+            await pause(connection, ["web-3"])
+            assert [entry.event.target.host for entry in (await anext(passes)).entries] == ["web-3"]
+
+        # then who looks again has the old ones from what was kept, and reads the new ones alone
+        known, recalled = memory.Remembered(inventory, connection).recall()
+        assert [event.target for event in recalled] == ["web-1", "web-2"]
+        async with aclosing(follow(connection, operators=None, known=known)) as passes:
+            step = await anext(passes)
+        assert [entry.event.target.host for entry in step.entries] == ["web-3"]
+        assert [one.target.host for one in step.known.desired.pauses] == ["web-1", "web-2", "web-3"]
+
+        # when the log is another one, then that is said, and it is read from its beginning
+        channel = await connection.channel()
+        await channel.call("queue_delete", queue=topology.CONTROL_LOG)
+        await channel.close()
+        await pause(connection, ["web-9"])
+        async with aclosing(follow(connection, operators=None, known=step.known)) as passes:
+            step = await anext(passes)
+        assert step.again
+        assert [one.target.host for one in step.known.desired.pauses] == ["web-9"]
+
+        # and of events that are not of the same reading as the place nothing is believed
+        [kept] = Path(os.environ["XDG_CACHE_HOME"]).rglob("events.json")
+        kept.write_text(kept.read_text().replace(known.id, secrets.token_hex(16)))
+        assert remembered.recall() == (NOTHING, ())
 
 
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

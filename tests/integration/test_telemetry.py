@@ -87,6 +87,7 @@ async def test_given_a_listener_that_is_slow_then_it_hears_the_newest(
 ) -> None:
     monkeypatch.setattr(telemetry, "MAX_QUEUED", 10)
     monkeypatch.setattr(telemetry, "PREFETCH", 1)
+    monkeypatch.setattr(telemetry, "ACK_WITHIN_S", 3_600.0)
     async with connected(vhost) as sending, connected(vhost) as hearing, listen(hearing) as listener:
         # Given more readings than the broker keeps, of which only the first is taken
         publisher = await Publisher.open(sending)

@@ -4,64 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
 from qctl.broker import management
-from qctl.broker.management import Api, ListedConnection, ListedConsumer, Management, ManagementError, in_thread
-
-#: What a server does with a connection whose request it has read: the request's head is given.
-Reply = Callable[[socket.socket, str], None]
-
-
-@contextmanager
-def serving(reply: Reply) -> Iterator[str]:
-    """A server that lets `reply` answer, one connection at a time; its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(0.02)
-    stopped = threading.Event()
-
-    def serve() -> None:
-        while not stopped.is_set():
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                continue
-            with connection:
-                connection.settimeout(5)
-                try:
-                    head = b""
-                    while b"\r\n\r\n" not in head:
-                        head += connection.recv(65_536)
-                    reply(connection, head.decode())
-                except OSError:
-                    pass  # who asked has hung up
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        stopped.set()
-        thread.join()
-        listener.close()
-
-
-def answering(document: object, status: str = "200 OK", headers: str = "") -> Reply:
-    body = document if isinstance(document, bytes) else json.dumps(document).encode()
-
-    def reply(connection: socket.socket, _head: str) -> None:
-        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n"
-        connection.sendall(head.encode() + body)
-
-    return reply
+from qctl.broker.listing import ListedConnection, ListedConsumer, QueuesAsked
+from qctl.broker.management import Api, Management, ManagementError, NoSuchPage, Refused, in_thread
+from tests.bare_http import Reply, answering, drip, hang, serving
 
 
 @contextmanager
@@ -118,8 +73,44 @@ def test_pages_are_put_together() -> None:
 
     with serving(reply) as url, asked(url) as api:
         found = api.connections()
-    assert found[0] == ListedConnection("qctl web-1/0 consuming", "a/b", "web-1")
+    assert found[0] == ListedConnection("qctl web-1/0 consuming", "a/b", "web-1", "", None)
     assert [one.host for one in found] == ["web-1", "", "web-2", ""]
+
+
+@pytest.mark.parametrize(
+    ("given", "page_count", "shown", "pages"), [(0, 0, 0, 1), (3, 1, 3, 1), (management.PAGE_SIZE + 9, 2, 500, 2)]
+)
+def test_a_page_of_queues_is_no_longer_than_was_asked(given: int, page_count: int, shown: int, pages: int) -> None:
+    items = [{"name": str(number)} for number in range(given)]
+    document = {"items": items, "page_count": page_count, "filtered_count": given}
+    with serving(answering(document)) as url, asked(url) as api:
+        page = api.queue_page(QueuesAsked())
+    assert (len(page.queues), page.pages, page.total) == (shown, pages, given)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "words"),
+    [
+        (
+            answering({"reason": "Not management user"}, "401 X"),
+            Refused,
+            "lacks the tags `management` and `monitoring`",
+        ),
+        (answering({"reason": "Login failed"}, "401 X"), Refused, "refuses user 'ümlaut': Login failed"),
+        (answering({"reason": "a\nb\x1b[2J" + "x" * 5_000}, "401 X"), Refused, "refuses user 'ümlaut'"),
+        (answering({"reason": ["x"]}, "403 X"), Refused, "refuses user 'ümlaut'"),
+        (answering({"reason": "Page out of range, page: 2"}, "400 X"), NoSuchPage, "Page out of range"),
+        (answering({"reason": "Pagination parameters are invalid"}, "400 X"), ManagementError, "HTTP status 400"),
+        (answering({}, "404 X"), Refused, "HTTP status 404"),
+    ],
+)
+def test_a_refusal_says_why(reply: Reply, kind: type[ManagementError], words: str) -> None:
+    with serving(reply) as url, asked(url) as api, pytest.raises(ManagementError) as caught:
+        api.queue_page(QueuesAsked(page=2))
+    assert type(caught.value) is kind
+    assert words in caught.value.message
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 1_000
 
 
 def test_consumers_are_those_of_the_vhost() -> None:
@@ -129,17 +120,6 @@ def test_consumers_are_those_of_the_vhost() -> None:
     ]
     with serving(answering(consumers)) as url, asked(url) as api:
         assert api.consumers() == (ListedConsumer("q", "qctl/web-1/q/0", True), ListedConsumer("", "", True))
-
-
-def hang(connection: socket.socket, _head: str) -> None:
-    connection.recv(1)
-
-
-def drip(connection: socket.socket, _head: str) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    while True:
-        connection.sendall(b" ")
-        time.sleep(0.1)
 
 
 def cut(connection: socket.socket, _head: str) -> None:

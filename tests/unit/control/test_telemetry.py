@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qctl.broker.session import Channel, ChannelLost
+from qctl.control import telemetry
 from qctl.control.event import NotUnderstood
 from qctl.control.reading import (
     MAX_READING_BYTES,
@@ -34,8 +35,8 @@ from qctl.control.reading import (
     host_quotas,
 )
 from qctl.control.reading_parse import MAX_ENTRY_BYTES, MAX_ITEMS, from_json, parse, parse_entry
-from qctl.control.telemetry import MAX_REASONS, Listener
-from tests.wire import scenario
+from qctl.control.telemetry import MAX_REASONS, Hearing, Listener
+from tests.wire import scenario, until
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 # As they travel: in whole milliseconds.
@@ -453,6 +454,45 @@ async def test_what_comes_is_acknowledged_as_it_comes() -> None:
         heard.come(_at(1.0))
 
     assert heard.raw.acked == [100, 200]
+
+
+@scenario
+async def test_what_came_is_acknowledged_soon_even_where_nothing_more_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a listener to a small fleet: the broker ends a channel that keeps a delivery for its consumer_timeout
+    monkeypatch.setattr(telemetry, "ACK_WITHIN_S", 0.01)
+    heard = _Heard()
+
+    # when three readings come, and then a fourth
+    for _ in range(3):
+        heard.come(_at(1.0))
+    await until("they are acknowledged", lambda: heard.raw.acked == [3])
+    heard.come(_at(2.0))
+
+    # then each has been acknowledged, at once with its neighbours
+    await until("the last one is too", lambda: heard.raw.acked == [3, 4])
+
+
+@scenario
+async def test_processes_and_hosts_are_bounded_and_those_one_expects_are_heard_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(telemetry, "MAX_OF_A_HOST", 2)
+    monkeypatch.setattr(telemetry, "MAX_HOSTS", 1)
+    hearing = Hearing(expected={"web-1"})
+
+    def come(host: str, index: int) -> None:
+        said = replace(_at(1.0, index), host=host)
+        hearing.take(said.body(), user="worker", routing_key=f"host.{host}")
+
+    # when a stranger has too many processes, and there is one stranger too many
+    for index in range(3):
+        come("stranger", index)
+    come("stranger-2", 0)
+    come("web-1", 0)
+
+    # then they are not kept, and that is said
+    assert list(hearing.heard) == [("stranger", 0), ("stranger", 1), ("web-1", 0)]
+    assert hearing.ignored == {"a host has more than 2 processes": 1, "there are more than 1 hosts": 1}
 
 
 @scenario

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,21 @@ def test_given_looks_in_which_only_time_goes_on_when_shown_as_lines_then_one_com
         show(look(float(second)))
 
     assert [line[:7] for line in said] == ["   0 s ", "  10 s ", "  20 s "]
+
+
+def test_given_the_inventory_of_the_run_when_it_is_there_then_one_line_says_how_to_watch_it_and_can_be_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    show = demo.plain(said.append)
+    monkeypatch.setattr("sys.argv", [".venv/bin/qctl", "demo"])
+
+    show(look(0.0))
+    for second in range(3):
+        show(replace(look(float(second)), inventory=Path("/tmp/a run/inventory.yaml")))
+
+    told = [line for line in said if "watch" in line]
+    assert told == ["        watch it in another terminal: .venv/bin/qctl -i '/tmp/a run/inventory.yaml' tui"]
 
 
 def test_the_table_has_a_row_for_each_host_and_one_for_all_and_says_nothing_of_a_host_that_it_cannot_know() -> None:

@@ -1,0 +1,153 @@
+"""Queues, seen and emptied: which there are, how deep each is, and purging one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from qctl.broker import management
+from qctl.broker.login import login_for
+from qctl.errors import QctlError, UnknownName
+from qctl.inventory.model import Inventory
+from qctl.inventory.nearest import did_you_mean
+from qctl.ops.backlog import work_queues
+from qctl.ops.dead import connected, dead_queues, waiting_or_none, work_queue_of
+from qctl.ops.depths import look_at, queues_to_look_at
+from qctl.ops.found import Depth
+from qctl.ops.listed import queue_row, takers
+from qctl.ops.status import QueueRow
+
+LISTED_NAMES = 8
+#: All pages of it.
+API_S = 30.0
+
+
+class Scope(StrEnum):
+    """Which queues: those with tasks for somebody; these and qctl's own; every one of the virtual host."""
+
+    WORK = "work"
+    OURS = "ours"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Queues as they were at `at_s`. notes: what could not be learnt."""
+
+    at_s: float
+    rows: tuple[QueueRow, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge took away. unacked: what consumers have in hand, which a purge leaves; None: not known."""
+
+    queue: str
+    count: int
+    unacked: int | None = None
+
+
+def known_queues(inventory: Inventory) -> tuple[str, ...]:
+    """Every queue of tasks that an inventory speaks of, and those of qctl's own; not its logs."""
+    return tuple(dict.fromkeys((*queues_to_look_at(inventory), *dead_queues(inventory))))
+
+
+def check_queue(inventory: Inventory, name: str) -> None:
+    """Raise UnknownName, with the nearest name, for a queue of which the inventory knows nothing."""
+    known = known_queues(inventory)
+    if name in known or work_queue_of(name) in known:
+        return
+    of_consumer = inventory.consumers.get(name)
+    listed = f"It has: {', '.join(work_queues(inventory)[:LISTED_NAMES])}; `qctl queues ls --all` lists the broker's."
+    near = f"The queue of consumer {name} is {of_consumer.queue}." if of_consumer else did_you_mean(name, known)
+    raise UnknownName(f"{inventory.path} has no queue {name!r}", hint=near or listed)
+
+
+async def listed(inventory: Inventory, scope: Scope = Scope.OURS, *, connect_timeout_s: float) -> Listed:
+    """The queues, by the management API, else by asking each over AMQP, which knows depths alone.
+
+    Raises BrokerUnreachable, BrokerRefused, SecretError; and ManagementError for ALL, which only that API knows.
+    """
+    names = work_queues(inventory) if scope is Scope.WORK else known_queues(inventory)
+    taken = takers(inventory)
+    try:
+        looks = await _by_management(inventory)
+    except QctlError as error:
+        if scope is Scope.ALL:
+            raise
+        depths: dict[str, Depth] = {}
+        async with connected(inventory, "qctl queues", connect_timeout_s) as connection:
+            await look_at(connection, names, depths)
+        rows = (_by_depth(name, depth, taken) for name, depth in depths.items())
+        return Listed(time.time(), _shown(rows), (f"rates are not known: {error.message}",))
+    at_s = time.time()
+    found = {look.name: queue_row(look, taken, at_s) for look in looks}
+    if scope is Scope.ALL:
+        return Listed(at_s, tuple(found.values()))
+    missing = Depth(None, "it does not exist")
+    return Listed(at_s, _shown(found.get(name) or _by_depth(name, missing, taken) for name in names))
+
+
+def _shown(rows: Iterable[QueueRow]) -> tuple[QueueRow, ...]:
+    """Work queues, and of the others those that hold something."""
+    return tuple(row for row in rows if row.work or row.ready or row.unacked)
+
+
+def _by_depth(name: str, depth: Depth, taken: Mapping[str, tuple[str, ...]]) -> QueueRow:
+    of = taken.get(name, ())
+    return QueueRow(queue=name, work=bool(of), ready=depth.ready, consumers=of, why=depth.why)
+
+
+async def _by_management(inventory: Inventory) -> tuple[management.QueueLook, ...]:
+    login = login_for(inventory.broker, inventory.path, prefer_environment=True)
+    api = management.api_of(inventory.broker, inventory.path, login)
+    if api is None:
+        raise management.ManagementError(
+            "the inventory names no management API", hint="Set `broker.management` to its address."
+        )
+    asked = management.Management(api)
+    try:
+        return await management.in_thread(asked.queues, timeout_s=API_S)
+    finally:
+        asked.close()
+
+
+async def depth(inventory: Inventory, queue: str, *, connect_timeout_s: float) -> int:
+    """How many messages nobody has. Raises UnknownName where the broker has no such queue, and as `connected`."""
+    async with connected(inventory, "qctl queues", connect_timeout_s) as connection:
+        found = await waiting_or_none(connection, queue)
+    if found is None:
+        raise no_such_queue(inventory, queue)
+    return found
+
+
+def no_such_queue(inventory: Inventory, queue: str) -> UnknownName:
+    """The broker does not have it."""
+    near = "" if queue in known_queues(inventory) else did_you_mean(queue, known_queues(inventory))
+    return UnknownName(
+        f"the broker has no queue {queue!r}", hint=near or "`qctl queues ls --all` lists those that it has."
+    )
+
+
+async def purge(inventory: Inventory, queue: str, *, connect_timeout_s: float) -> Purged:
+    """Throw away every message of a queue that no consumer has in hand.
+
+    Raises UnknownName where the broker has no such queue, BrokerRefused for a stream or without permission, and as
+    `connected`.
+    """
+    async with connected(inventory, "qctl queues purge", connect_timeout_s) as connection:
+        if await waiting_or_none(connection, queue) is None:
+            raise no_such_queue(inventory, queue)
+        channel = await connection.channel()
+        frame = await channel.call("queue_purge", queue=queue)
+        await channel.close()
+        count = int(frame.method.message_count)
+    try:
+        looks = await _by_management(inventory)
+        unacked = next((look.unacked for look in looks if look.name == queue), None)
+    except QctlError:
+        unacked = None
+    return Purged(queue, count, unacked)

@@ -1,0 +1,377 @@
+"""Take chosen dead letters out of their queue: replay them, each published and confirmed before it is acknowledged, or
+drop them. True to the last about how many that were."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from qctl.broker import topology
+from qctl.broker.connect import backoff, connect_within
+from qctl.broker.login import login_for
+from qctl.broker.message import Outgoing, revive, utc
+from qctl.broker.publisher import Published, Publisher
+from qctl.broker.session import ChannelLost, Connection
+from qctl.broker.walk import WINDOW, Met, Walk, waiting
+from qctl.errors import BrokerUnreachable, QctlError
+from qctl.inventory.model import Inventory
+from qctl.ops.afterlife import Act, Order, Report, chosen
+from qctl.ops.dead import consumer_of, declarations, lost, work_queue_of
+from qctl.ops.enqueue import LAST_CONFIRMS_S, LOOK_EVERY_S, PROGRESS_EVERY_S, REFUSED_PAUSE_S, STALL_S, stalled
+from qctl.ops.letters import key_of
+from qctl.units import Rate
+
+__all__ = ["Act", "Order", "Report", "Triage", "chosen"]
+
+#: Letters whose acknowledgement may still be on its way when the connection is lost: the newest.
+MAX_IN_DOUBT = 20 * WINDOW
+#: With a rate, so much is taken out of the queue ahead: what waits longer unacknowledged is taken back by the broker.
+AHEAD_S = 60.0
+#: A connection that was lost is noticed by the broker within so long; until then it has what it had in hand.
+TAKEN_BACK_S = 30.0
+AGAIN_S = 1.0
+#: No sleep is shorter: a letter may go so much too early, and the next ones make up for it.
+PACE_GRAIN_S = 0.01
+
+
+class Triage:
+    """Carries out one order. `report` is true at any moment, also after an error or an interrupt."""
+
+    def __init__(
+        self, inventory: Inventory, order: Order, *, on_progress: Callable[[Report, str], None] = lambda *_: None
+    ) -> None:
+        """on_progress(report, state): about every PROGRESS_EVERY_S; state is "" or what is being waited for."""
+        self._inventory = inventory
+        self._order = order
+        self._on_progress = on_progress
+        self._work = work_queue_of(order.queue)
+        consumer = consumer_of(inventory, order.queue)
+        self._persistent = consumer is None or consumer.persistent
+        self._declarations = declarations(consumer) if consumer else topology.exchanges()
+        self._reading: Connection | None = None
+        self._writing: Connection | None = None
+        self._publisher: Publisher | None = None
+        self._walk: Walk | None = None
+        self._sent: dict[int, Met] = {}
+        self._orders = 0
+        self._refused: list[int] = []
+        self._failure: QctlError | None = None
+        #: letters that are done, by key, newest last: the broker may not have had their acknowledgements
+        self._in_doubt: dict[str, int] = {}
+        self._done = 0
+        self._maybe_twice = 0
+        self._stays = 0
+        #: letters that were done when the connection was lost, and may lie there still
+        self._doubtful = 0
+        self._lost_before = False
+        self._started_s = time.monotonic()
+        self._moved = asyncio.Event()
+        self._moved_s = self._started_s
+        self._lost_s: float | None = None
+        self._back_s = self._started_s
+        self._why_lost = ""
+        self._next_send_s = 0.0
+        self._pauses = backoff()
+
+    @property
+    def report(self) -> Report:
+        """What is true now."""
+        return Report(
+            self._order.act,
+            self._order.queue,
+            self._done,
+            self._order.total,
+            self._maybe_twice + self._in_the_air + self._doubtful,
+            self._stays,
+            time.monotonic() - self._started_s,
+        )
+
+    async def run(self, *, connect_timeout_s: float) -> Report:
+        """Do it. A broker that is lost is tried again for STALL_S.
+
+        Raises BrokerUnreachable, BrokerRefused, BrokerBlocked, SecretError, and QctlError when no queue takes what is
+        replayed; whatever was not done then stays in the queue.
+        """
+        progress = asyncio.create_task(self._show_progress())
+        try:
+            await self._connect(connect_timeout_s)
+            while True:
+                try:
+                    await self._pass()
+                except ChannelLost as error:
+                    await self._reconnect(error)
+                    continue
+                if not self._awaits_more():
+                    return self.report
+                await self._end_walk()
+                await asyncio.sleep(AGAIN_S)
+        finally:
+            progress.cancel()
+            await asyncio.shield(self._leave())
+
+    def _awaits_more(self) -> bool:
+        """Whether what a lost connection had in hand may still come back: the broker may not know that it is gone."""
+        return self._lost_before and self._left > 0 and time.monotonic() < self._back_s + TAKEN_BACK_S
+
+    async def _pass(self) -> None:
+        """Walk the queue once, from its head. Raises ChannelLost."""
+        assert self._reading is not None
+        expected = self._order.total
+        if self._order.keys is not None or self._lost_before:
+            # What was done may be there again, in front of what is not.
+            expected = await waiting(self._reading, self._order.queue)
+        walk = self._walk = Walk(self._reading, self._order.queue, expected=expected, window=self._window())
+        while (self._lost_before or self._left > len(self._sent)) and (met := await self._next(walk)) is not None:
+            key = key_of(met.properties, met.body)
+            if met.redelivered and self._in_doubt.get(key):
+                self._again(walk, met, key)
+            elif (self._order.keys is None or key in self._order.keys) and self._left > len(self._sent):
+                await self._begin(walk, met, key)
+            else:
+                walk.keep(met)
+        while self._sent:
+            await self._tend()
+        if self._failure is not None:
+            raise self._failure
+        self._doubtful = 0
+
+    @property
+    def _left(self) -> int:
+        return self._order.total - self._done - self._stays
+
+    @property
+    def _in_the_air(self) -> int:
+        """Published, and nobody knows whether the broker has it."""
+        return len(self._sent) - len(self._refused)
+
+    def _window(self) -> int:
+        rate = self._order.rate
+        return WINDOW if rate is None else max(1, min(WINDOW, int(AHEAD_S / _gap_s(rate))))
+
+    async def _next(self, walk: Walk) -> Met | None:
+        """The next letter, while what was sent is looked after."""
+        coming = asyncio.ensure_future(walk.next())
+        try:
+            while not coming.done():
+                await self._tend(coming)
+        finally:
+            coming.cancel()
+        return coming.result()
+
+    def _again(self, walk: Walk, met: Met, key: str) -> None:
+        """A letter that was done with, and whose acknowledgement did not arrive."""
+        self._in_doubt[key] -= 1
+        if self._order.act is Act.REPLAY and not met.properties.message_id:
+            # It may be another one that says the same; rather twice than lost.
+            self._maybe_twice += 1
+            walk.keep(met)
+            return
+        self._finish(walk, met, key)
+
+    async def _begin(self, walk: Walk, met: Met, key: str) -> None:
+        """Drop it, or publish it once there is room, and it is time."""
+        if self._order.act is Act.DROP:
+            self._done += 1
+            self._finish(walk, met, key)
+            return
+        await self._pace()
+        assert self._publisher is not None
+        while not self._publisher.room or self._refused:
+            await self._tend()
+        if not self._sent:
+            self._moved_s = time.monotonic()  # a slow rate is not a slow broker
+        self._orders += 1
+        self._sent[self._orders] = met
+        self._publish(self._orders)
+
+    def _finish(self, walk: Walk, met: Met, key: str) -> None:
+        walk.take(met)
+        self._lost_s = None
+        self._in_doubt[key] = self._in_doubt.pop(key, 0) + 1
+        while len(self._in_doubt) > MAX_IN_DOUBT:
+            del self._in_doubt[next(iter(self._in_doubt))]
+
+    async def _pace(self) -> None:
+        rate = self._order.rate
+        if rate is None:
+            return
+        now_s = time.monotonic()
+        self._next_send_s = max(self._next_send_s, now_s)
+        while (left_s := self._next_send_s - time.monotonic()) > PACE_GRAIN_S:
+            await self._tend(timeout_s=left_s)
+        self._next_send_s += _gap_s(rate)
+
+    def _publish(self, number: int) -> None:
+        """Send, or send once more. Raises ChannelLost."""
+        met = self._sent[number]
+        assert self._publisher is not None
+        properties = revive(
+            met.properties, message_id=str(uuid.uuid4()), first_seen=utc(time.time()), persistent=self._persistent
+        )
+        try:
+            outgoing = Outgoing(topology.TASKS, self._work, met.body, properties)
+            self._publisher.send(outgoing, partial(self._on_result, number))
+        except ValueError:
+            del self._sent[number]
+            self._stay(met)
+
+    def _stay(self, met: Met) -> None:
+        assert self._walk is not None
+        self._stays += 1
+        self._walk.keep(met)
+
+    def _on_result(self, number: int, fate: Published) -> None:
+        if fate is Published.LOST or number not in self._sent or self._walk is None:
+            return  # the connection's end is noticed elsewhere; what was given back by now may be there twice
+        if fate is Published.REFUSED:
+            self._refused.append(number)
+        else:
+            met = self._sent.pop(number)
+            self._moved_s = time.monotonic()
+            if fate is Published.CONFIRMED:
+                self._done += 1
+                self._finish(self._walk, met, key_of(met.properties, met.body))
+            else:
+                self._stay(met)
+                self._failure = QctlError(
+                    f"no queue took the letter: {self._work} is not bound to {topology.TASKS}",
+                    hint="Is its consumer in the inventory? `qctl worker start` and `qctl enqueue` bind its queue.",
+                )
+        self._moved.set()
+
+    async def _tend(self, *others: asyncio.Future[Met | None], timeout_s: float = LOOK_EVERY_S) -> None:
+        """Wait until something moved, or one of `others` is done; offer again what was refused. Raises ChannelLost."""
+        if self._failure is not None:
+            raise self._failure
+        if self._refused:
+            self._check_stall()
+            await asyncio.sleep(REFUSED_PAUSE_S)
+            refused, self._refused = self._refused, []
+            for number in refused:
+                self._publish(number)
+            return
+        assert self._reading is not None
+        ends: list[asyncio.Future[ChannelLost]] = [self._reading.closed]
+        if self._publisher is not None:
+            ends.append(self._publisher.channel.closed)
+        self._moved.clear()
+        moved: asyncio.Future[Any] = asyncio.ensure_future(self._moved.wait())
+        awaited: set[asyncio.Future[Any]] = {moved, *ends, *others}
+        try:
+            await asyncio.wait(awaited, timeout=min(timeout_s, LOOK_EVERY_S), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            moved.cancel()
+        for end in ends:
+            if end.done():
+                raise end.result()
+        if self._sent:
+            self._check_stall()
+
+    def _check_stall(self) -> None:
+        if time.monotonic() - self._moved_s >= STALL_S:
+            blocked = self._writing is not None and self._writing.blocked
+            raise stalled(self._work, blocked=blocked, refusing=bool(self._refused))
+
+    # The broker, and the loss of it
+
+    async def _connect(self, timeout_s: float) -> None:
+        """Two connections: an alarm stops one that publishes, acknowledgements and all. Raises ChannelLost also."""
+        login = login_for(self._inventory.broker, self._inventory.path, prefer_environment=True)
+        name = f"qctl dead {self._order.act}"
+        self._reading = await connect_within(login, name=name, timeout_s=timeout_s)
+        if self._order.act is Act.REPLAY:
+            self._writing = await connect_within(login, name=f"{name} publishing", timeout_s=timeout_s)
+            await topology.ensure(self._reading, self._declarations)
+            self._publisher = await Publisher.open(self._writing)
+        self._moved_s = self._back_s = time.monotonic()
+
+    async def _reconnect(self, error: ChannelLost) -> None:
+        """Until it is connected again; for STALL_S from the loss on, or since something was done last."""
+        assert self._reading is not None
+        while True:
+            self._lose(error)
+            await self._end_walk()
+            await self._disconnect()
+            await asyncio.sleep(next(self._pauses))
+            assert self._lost_s is not None
+            left_s = self._lost_s + STALL_S - time.monotonic()
+            if left_s <= 0:
+                raise BrokerUnreachable(
+                    f"the broker has been gone for {STALL_S:g} s: {self._why_lost}",
+                    hint="Go on once it is back; `rabbitmq-diagnostics status` on its machine says how it is.",
+                )
+            try:
+                await self._connect(left_s)
+                return
+            except BrokerUnreachable as unreachable:
+                self._why_lost = unreachable.message
+            except ChannelLost as again:
+                error = again
+
+    def _lose(self, error: ChannelLost) -> None:
+        """The connection is gone: for good when the broker said that it will not have this."""
+        assert self._reading is not None
+        is_new = not self._lost_before and error.code in (topology.NOT_FOUND, topology.RESOURCE_LOCKED)
+        if error.code == topology.ACCESS_REFUSED or is_new:
+            raise lost(self._reading, error)
+        self._why_lost = str(error)
+        if self._lost_s is None:
+            self._lost_s = time.monotonic()
+            self._pauses = backoff()
+        self._lost_before = True
+        self._maybe_twice += self._in_the_air
+        self._sent.clear()
+        self._refused.clear()
+        self._doubtful = min(sum(self._in_doubt.values()), WINDOW)
+
+    async def _end_walk(self) -> None:
+        walk, self._walk = self._walk, None
+        if walk is not None:
+            await walk.close()
+
+    async def _disconnect(self) -> None:
+        self._publisher = None
+        for connection in (self._writing, self._reading):
+            if connection is not None:
+                if connection.blocked:
+                    connection.abort("the broker reads nothing at present")
+                await connection.close()
+
+    async def _leave(self) -> None:
+        """Wait for the confirms on their way, and give back what is not done."""
+        until_s = time.monotonic() + LAST_CONFIRMS_S
+        while (
+            self._in_the_air
+            and self._publisher is not None
+            and self._publisher.channel.is_open
+            and not self._publisher.channel.connection.blocked
+            and (left_s := until_s - time.monotonic()) > 0
+        ):
+            self._moved.clear()
+            try:
+                await asyncio.wait_for(self._moved.wait(), left_s)
+            except TimeoutError:
+                break
+        await self._end_walk()
+        await self._disconnect()
+
+    async def _show_progress(self) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_EVERY_S)
+            state = ""
+            if self._lost_s is not None:
+                state = "broker lost, trying again"
+            elif self._writing is not None and self._writing.blocked:
+                state = "broker blocked"
+            elif self._refused:
+                state = "queue full, trying again"
+            self._on_progress(self.report, state)
+
+
+def _gap_s(rate: Rate) -> float:
+    """Seconds from one to the next."""
+    return rate.period_ns / 1e9 / rate.units

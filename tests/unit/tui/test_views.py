@@ -1,0 +1,241 @@
+"""What each view lists, in which order, and in which words: from built snapshots, without a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC
+
+import pytest
+
+from qctl.ops.status import Seen, Source, State
+from qctl.tui import words
+from qctl.tui.history import History
+from qctl.tui.scene import Scene
+from qctl.tui.snapshot import Snapshot, View
+from qctl.tui.text import parts, safe
+from qctl.tui.views.details import detail
+from qctl.tui.views.every import LISTINGS
+from qctl.tui.views.listing import Arrangement, arranged, by_column, filter_words, flowed, next_sort
+from tests.tui import troubled
+from tests.tui.troubled import NOW_S
+
+
+def scene(shown: Snapshot | None = None, *, later_s: float = 0.0, width: int = 120) -> Scene:
+    """The troubled fleet, so long after it was shown."""
+    snapshot = shown or troubled.troubled()
+    past = History()
+    past.add(snapshot)
+    return Scene(snapshot, snapshot.at_s + later_s, past, width, UTC)
+
+
+def rows(view: View, found: Scene, wanted: Arrangement | None = None) -> dict[str, dict[str, str]]:
+    """The list as it is shown: key -> column -> words."""
+    listing = LISTINGS[view](found)
+    ids = [column.id for column in listing.columns]
+    shown = {}
+    for row in arranged(listing, wanted or Arrangement()):
+        cells = listing.cells(row)
+        assert len(cells) == len(ids)
+        texts = ["".join(text for text, _ in parts(cell, 34)) for cell in cells]
+        shown[listing.key(row)] = dict(zip(ids, texts, strict=True))
+    return shown
+
+
+def test_hosts_say_who_needs_somebody_first_and_why() -> None:
+    # given a server that is down, one held, one that runs out, one paused in part, one that is late
+    found = rows(View.HOSTS, scene())
+
+    # then those come first, the others by name
+    assert list(found) == ["web-4", "web-1", "lab-1", "web-2", "web-3", "web-10"]
+    # and the states stand in shape and word, with what matters of them
+    assert [row["state"] for row in found.values()] == [
+        "✗ down 42s",
+        "◐ held 14:00:07",
+        "● consuming",
+        "● consuming",
+        "◑ 1 paused 1 consuming",
+        "● consuming",
+    ]
+    # and quotas in plain digits with when they are gone, back, or unknown
+    assert found["web-1"]["quota"].split() == ["twitter", "━" * 14, "20000/20000"]
+    assert found["web-10"]["quota"].endswith("~5000/20000")
+    assert found["web-4"]["quota"].endswith("-/20000")
+    assert {host: row["runs_out"] for host, row in found.items()} == {
+        "web-4": "-",
+        "web-1": "back 14:00:07",
+        "lab-1": "ledger fault",
+        "web-2": "~3m12s",
+        "web-3": "~2h00m",
+        "web-10": "lasts",
+    }
+    assert found["web-2"]["quota_2"].split()[0] == "mail"
+    # and ages, causes, and sums of what is known
+    assert (found["web-4"]["heard"], found["web-10"]["heard"], found["web-2"]["heard"]) == ("42s", "12s", "now")
+    assert found["web-3"]["why"] == "timeline: by oncall: deploy of the parser"
+    assert found["lab-1"]["why"] == "not in the inventory"
+    assert (found["web-3"]["rate"], found["web-3"]["running"]) == ("8.0", "6/16")
+    assert (found["web-4"]["rate"], found["web-4"]["running"]) == ("-", "-")
+
+
+def test_ages_and_times_go_on_while_nothing_comes() -> None:
+    found = rows(View.HOSTS, scene(later_s=30.0))
+
+    assert found["web-4"]["state"] == "✗ down 1m12s"
+    assert found["web-2"]["runs_out"] == "~2m42s"
+    assert found["web-2"]["heard"] == "30s"
+
+
+def test_what_is_late_says_so_and_what_is_of_this_second_does_not() -> None:
+    found = scene()
+
+    assert words.age(Seen(Source.LIVE, NOW_S - 2.0), found) == (("now", "dim"),)
+    assert words.age(Seen(Source.BROKER, NOW_S - 6.5), found) == (("6s", "dim"),)
+    assert words.age(Seen(Source.LIVE, NOW_S - 12.0), found) == (("12s", "warn"),)
+    assert words.age(None, found) == (("-", "dim"),)
+
+
+def test_queues_say_which_grow_and_when_they_are_empty() -> None:
+    found = rows(View.QUEUES, scene(), Arrangement("ready", descending=True))
+
+    assert list(found) == ["timeline", "mail", "idle", "unknown"]  # what is not known comes last
+    assert [row["trend"] for row in found.values()] == ["↑ 12.4", "↓ 3.0", "0", "-"]
+    assert [row["empty"] for row in found.values()] == ["nobody", "~30s", "empty", "-"]
+    assert [row["consumers"] for row in found.values()] == ["0/1", "1/1", "0/1", "-"]
+    assert [row["ready"] for row in found.values()] == ["7312", "90", "0", "-"]
+
+
+def test_a_queue_whose_rates_nobody_tells_grows_by_its_depth() -> None:
+    # given three looks at a queue within ten seconds, ten tasks more each time
+    past = History()
+    queue = replace(troubled.QUEUES[0], in_per_s=None, out_per_s=None)
+    for step in range(3):
+        seen = replace(troubled.BROKER, at_s=NOW_S + 5 * step)
+        row = replace(queue, ready=100 + 10 * step, seen=seen)
+        shown = troubled.troubled(at_s=NOW_S + 5 * step)
+        shown = replace(shown, status=replace(shown.status, queues=(row,)))
+        past.add(shown)
+
+    # then it grows by two a second
+    assert Scene(shown, shown.at_s, past).growth_per_s(row) == pytest.approx(2.0)
+
+
+def test_consumers_quotas_dead_letters_and_events_say_by_whom() -> None:
+    consumers = rows(View.CONSUMERS, scene())
+    assert list(consumers)[:3] == ["qctl/web-4/timeline/0", "qctl/web-1/timeline/0", "qctl/web-3/timeline/0"]
+    assert consumers["qctl/web-3/timeline/0"]["tag"] == "web-3/timeline/0"
+    assert consumers["qctl/web-3/timeline/0"]["state"] == "⏸ paused by oncall"
+    assert consumers["qctl/web-3/timeline/0"]["why"] == "deploy of the parser"
+
+    quotas = rows(View.QUOTAS, scene())
+    assert list(quotas)[:3] == ["lab-1/twitter", "web-1/twitter", "web-2/twitter"]
+    assert quotas["web-10/twitter"]["override"] == "oncall until 14:00:00  half speed"
+
+    dead = rows(View.DEAD, scene())
+    assert [(key, row["ready"]) for key, row in dead.items()] == [("timeline.dead", "17"), ("mail.dead", "0")]
+
+    events = rows(View.EVENTS, scene())
+    assert list(events) == ["9", "7"]  # the newest first
+    assert events["9"]["why"].startswith("ignored: guest is no operator")
+    assert events["7"] | {"id": ""} == {
+        "at": "13:20:00",
+        "by": "oncall",
+        "verb": "pause",
+        "target": "web-3/timeline",
+        "why": "until 14:00:00  deploy",
+        "as": "ann@laptop",
+        "id": "",
+    }
+
+
+def test_rows_are_sorted_with_the_unknown_last_either_way() -> None:
+    up = rows(View.HOSTS, scene(), Arrangement("rate"))
+    down = rows(View.HOSTS, scene(), Arrangement("rate", descending=True))
+
+    assert (next(iter(up)), next(iter(down))) == ("web-1", "web-3")
+    assert list(up)[-1] == list(down)[-1] == "web-4"
+    assert list(rows(View.HOSTS, scene(), Arrangement("host")))[-2:] == ["web-4", "web-10"]  # as people count
+
+
+def test_a_filter_finds_text_wherever_it_stands_and_turns_round() -> None:
+    assert list(rows(View.HOSTS, scene(), Arrangement(match="WEB-1"))) == ["web-1", "web-10"]
+    assert list(rows(View.HOSTS, scene(), Arrangement(match="paused"))) == ["web-3"]
+    assert list(rows(View.HOSTS, scene(), Arrangement(match="web", invert=True))) == ["lab-1"]
+    assert filter_words("!web-1 ") == ("web-1", True)
+    assert filter_words("!") == ("", False)
+    assert len(filter_words("x" * 5_000)[0]) == 100
+
+
+def test_the_next_column_sorts_and_the_last_gives_the_order_of_need_back() -> None:
+    columns = LISTINGS[View.HOSTS](scene()).columns
+    wanted, seen = Arrangement(), []
+    for _ in range(30):
+        wanted = next_sort(columns, wanted, wide=False)
+        seen.append(wanted.sort)
+        if not wanted.sort:
+            break
+    assert seen[:3] == ["host", "state", "quota"]
+    assert "machine" not in seen  # a wide column, not shown
+    assert seen[-1] == ""
+    # names from A, numbers from the greatest, times from the soonest; once more: the other way round
+    assert not by_column(columns, Arrangement(), "host").descending
+    assert by_column(columns, Arrangement(), "rate").descending
+    assert not by_column(columns, Arrangement(), "runs_out").descending
+    assert by_column(columns, Arrangement("runs_out"), "runs_out").descending
+
+
+@pytest.mark.parametrize(
+    ("view", "key", "expected"),
+    [
+        (View.HOSTS, "web-3", ["timeline: by oncall: deploy of the parser", "QUOTAS", "timeline  ⏸ paused by oncall"]),
+        (View.QUEUES, "timeline", ["7312 ready  40 unacked", "grows/s ↑ 12.4"]),
+        (View.CONSUMERS, "qctl/web-1/timeline/0", ["◐ held 14:00:07", "· not paused", "since it started 100 acked"]),
+        (View.QUOTAS, "web-10/twitter", ["an estimate", "set by oncall until 14:00:00", "SPENT BY"]),
+        (View.DEAD, "timeline.dead", ["17 of timeline were given up on"]),
+        (View.EVENTS, "9", ["by guest", "ignored: guest is no operator"]),
+    ],
+)
+def test_a_detail_says_why(view: View, key: str, expected: list[str]) -> None:
+    found = detail(scene(), view, key)
+
+    assert found is not None
+    text = "\n".join("".join(text for text, _ in line) for line in flowed(found.lines, 200))
+    for each in expected:
+        assert each in text
+    assert detail(scene(), view, "no such key") is None
+
+
+@pytest.mark.parametrize("view", list(View))
+def test_hostile_names_and_an_empty_fleet_are_rows_like_others(view: View) -> None:
+    # given names with escapes, markup, direction marks and ten thousand letters; and nothing at all
+    found = scene(troubled.hostile())
+    for key, row in rows(view, found).items():
+        assert all(safe(text).isprintable() for text in row.values())
+        shown = detail(found, view, key)
+        assert shown is not None
+        for line in flowed(shown.lines, 60):
+            assert "\x1b" not in "".join(safe(text) for text, _ in line)
+
+    nothing = scene(Snapshot(NOW_S, replace(troubled.troubled().status, hosts=(), consumers=(), quotas=(), queues=())))
+    assert rows(view, nothing) == {}
+    assert LISTINGS[view](nothing).empty
+
+
+def test_before_anything_was_heard_everything_is_unknown_and_nothing_nought() -> None:
+    # given what is shown first: the inventory alone
+    status = troubled.troubled().status
+    hosts = tuple(replace(row, state=State.UNKNOWN, counts={}, since_s=None, seen=None) for row in status.hosts)
+    none = {"running": None, "rate_per_s": None, "concurrency": None, "seen": None, "since_s": None}
+    consumers = tuple(replace(row, state=State.UNKNOWN, pauses=(), holds=(), **none) for row in status.consumers)
+    quotas = tuple(
+        replace(row, used_units=None, limit_units=None, spend_per_s=None, exhausted_at_s=None, fault="", seen=None)
+        for row in status.quotas
+    )
+    shown = Snapshot(NOW_S, replace(status, hosts=hosts, consumers=consumers, quotas=quotas, queues=()))
+
+    found = rows(View.HOSTS, scene(shown))
+
+    assert list(found) == ["lab-1", "web-1", "web-2", "web-3", "web-4", "web-10"]
+    assert {row["state"] for row in found.values()} == {"? unknown"}
+    assert {row["runs_out"] for row in found.values()} == {"-"}
+    assert {(row["rate"], row["running"], row["heard"]) for row in found.values()} == {("-", "-", "-")}
+    assert {row["quota"].split()[-1] for row in found.values()} == {"-/20000"}
