@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -78,7 +79,7 @@ def consumer_of(inventory: Inventory, dead_queue: str) -> Consumer | None:
 @asynccontextmanager
 async def connected(inventory: Inventory, name: str, connect_timeout_s: float) -> AsyncIterator[Connection]:
     """A connection for one command, its end in words. Raises BrokerUnreachable, BrokerRefused, SecretError."""
-    login = login_for(inventory.broker, inventory.path, prefer_environment=True)
+    login = await asyncio.to_thread(login_for, inventory.broker, inventory.path, prefer_environment=True)
     connection = await connect_within(login, name=name, timeout_s=connect_timeout_s)
     try:
         yield connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 
@@ -65,7 +66,7 @@ async def check_look(inventory: Inventory, connection: Connection, queue: str) -
 async def _listed(inventory: Inventory, queue: str) -> tuple[QueueTerms | None, str]:
     """What the management API says of a queue; else why it says nothing."""
     try:
-        login = login_for(inventory.broker, inventory.path, prefer_environment=True)
+        login = await asyncio.to_thread(login_for, inventory.broker, inventory.path, prefer_environment=True)
         api = management.api_of(inventory.broker, inventory.path, login)
         if api is None:
             return None, "there is no `broker.management` to ask"

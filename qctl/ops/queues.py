@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def _by_depth(name: str, depth: Depth, taken: Mapping[str, tuple[str, ...]]) -> 
 
 
 async def _by_management(inventory: Inventory) -> tuple[management.QueueLook, ...]:
-    login = login_for(inventory.broker, inventory.path, prefer_environment=True)
+    login = await asyncio.to_thread(login_for, inventory.broker, inventory.path, prefer_environment=True)
     api = management.api_of(inventory.broker, inventory.path, login)
     if api is None:
         raise management.ManagementError(

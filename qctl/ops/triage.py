@@ -280,7 +280,9 @@ class Triage:
 
     async def _connect(self, timeout_s: float) -> None:
         """Two connections: an alarm stops one that publishes, acknowledgements and all. Raises ChannelLost also."""
-        login = login_for(self._inventory.broker, self._inventory.path, prefer_environment=True)
+        login = await asyncio.to_thread(
+            login_for, self._inventory.broker, self._inventory.path, prefer_environment=True
+        )
         name = f"qctl dead {self._order.act}"
         self._reading = await connect_within(login, name=name, timeout_s=timeout_s)
         if self._order.act is Act.REPLAY:

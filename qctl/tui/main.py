@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Sources that are in trouble, a line each; the others are counted.
 MAX_TROUBLE = 2
+#: A source shows something about every second; after so long without, ages are drawn anew all the same.
+QUIET_S = 1.5
 #: The list and the detail stand side by side from this width on.
 BESIDE_WIDTH = 110
 #: The views whose list the broker sorts, filters and pages.
@@ -139,8 +141,8 @@ class Main(Screen[None], inherit_bindings=False):
             self.draw()
 
     def _tick(self) -> None:
-        """Nothing came for a second: ages grow."""
-        if not self.frozen and time.monotonic() - self._drawn_at_s >= 0.95:
+        """Nothing came for a while: ages grow."""
+        if not self.frozen and time.monotonic() - self._drawn_at_s >= QUIET_S:
             self.draw()
 
     def draw(self) -> None:

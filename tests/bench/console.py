@@ -68,13 +68,13 @@ class Terminal:
     def painted(self, shown: str, row: int) -> bool:
         """Whether `shown` was painted in that row since the last keys."""
         with self._changed:
-            return _there(bytes(self._painted), shown.encode(), row)
+            return _there(self._painted, shown.encode(), row)
 
     def wait(self, shown: str, row: int | None = None) -> float:
         """When `shown` was painted, in that row (from 1) or anywhere; raises TimeoutError with what was there."""
         deadline = time.perf_counter() + PATIENCE_S
         with self._changed:
-            while not _there(bytes(self._painted), shown.encode(), row):
+            while not _there(self._painted, shown.encode(), row):
                 if not self._changed.wait(deadline - time.perf_counter()):
                     raise TimeoutError(f"{shown!r} was not painted in row {row}: {bytes(self._painted[-2_000:])!r}")
             return time.perf_counter()
@@ -86,8 +86,8 @@ class Terminal:
         return (self.wait(shown, row) - begin) * 1_000
 
 
-def _there(painted: bytes, shown: bytes, row: int | None) -> bool:
-    if row is None:
+def _there(painted: bytearray, shown: bytes, row: int | None) -> bool:
+    if row is None or shown not in painted:
         return shown in painted
     at, begin = 1, 0
     for move in _MOVE.finditer(painted):

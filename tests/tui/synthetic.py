@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from qctl.ops.status import ConsumerRow, HeldBy, HostRow, Order, QueueRow, Quota
 from qctl.tui.snapshot import PAGE_ROWS, Focus, Health, Page, Snapshot, SourceState, TagRow, View
 from qctl.units import Rate
 
+#: So long somebody looks at one thing before it is asked for.
+RESTS_S = 0.3
 NOW_S = 1_795_354_200.0
 QUOTAS = (("twitter", 20_000, 3_600.0), ("search", 180, 900.0))
 NAMES = ("timeline", "mail", "crawl", "index", "thumbs", "billing", "export", "sync", "notify", "audit")
@@ -265,7 +268,10 @@ class StillSource:
 
 
 class MovingSource(StillSource):
-    """A fleet whose every number moves, shown each second from a thread of its own, and at once for another focus."""
+    """A fleet whose every number moves, shown each second from a thread of its own.
+
+    Another focus is heeded as soon as it has rested for a moment, as by the source of a live console.
+    """
 
     def __init__(self, size: Size = FULL, *, every_s: float = 1.0) -> None:
         super().__init__()
@@ -303,4 +309,5 @@ class MovingSource(StillSource):
             assert self._show is not None
             self._show(snapshot(self._size, tick=self.made, focus=self._focus))
             self.made += 1
-            self._asked.wait(self._every_s)
+            if self._asked.wait(self._every_s):
+                time.sleep(RESTS_S)
