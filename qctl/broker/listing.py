@@ -25,13 +25,17 @@ _MOST = 2**63
 CONNECTION_COLUMNS = "name,vhost,client_properties,connected_at"
 CHANNEL_COLUMNS = "name,connection_details.name,message_stats.ack"
 CONSUMER_COLUMNS = "consumer_tag,queue.name,active,channel_details.name"
-_RATES = ("publish", "deliver_get", "ack")
+_IN = "publish"
+#: What takes a message out of a queue for good: an acknowledgement, or a delivery to who needs to send none.
+_OUT = ("ack", "deliver_no_ack", "get_no_ack")
 QUEUE_COLUMNS = ",".join(
     (
-        "name,messages,messages_ready,messages_unacknowledged,consumers",
-        *(f"message_stats.{name}_details.rate" for name in _RATES),
+        "name,type,messages,messages_ready,messages_unacknowledged,consumers",
+        *(f"message_stats.{name}_details.rate" for name in (_IN, *_OUT)),
     )
 )
+#: A kind of queue that keeps its messages, whoever reads them.
+STREAM = "stream"
 
 
 class ManagementError(QctlError):
@@ -116,7 +120,11 @@ class ListedConsumer:
 
 @dataclass(frozen=True, slots=True)
 class QueueLook:
-    """A queue, as of up to five seconds ago. None: the broker does not say. Rates are messages a second."""
+    """A queue, as of up to five seconds ago. None: the broker does not say. Rates are messages a second.
+
+    out_per_s: what leaves it for good, None also for a stream, whose readers take nothing out. consumers: subscriptions
+    that it has at present.
+    """
 
     name: str
     messages: int | None
@@ -124,8 +132,7 @@ class QueueLook:
     unacked: int | None
     consumers: int | None
     in_per_s: float | None
-    delivered_per_s: float | None
-    acked_per_s: float | None
+    out_per_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +200,16 @@ def consumer(item: Mapping[str, Any]) -> ListedConsumer:
 
 def queue(item: Mapping[str, Any]) -> QueueLook:
     """A queue as it is listed."""
-    in_per_s, delivered_per_s, acked_per_s = (_rate(_inner(item, "message_stats"), name) for name in _RATES)
+    stats = _inner(item, "message_stats")
+    out = [rate for name in _OUT if (rate := _rate(stats, name)) is not None]
     return QueueLook(
         name=_text(item.get("name")),
         messages=count(item.get("messages")),
         ready=count(item.get("messages_ready")),
         unacked=count(item.get("messages_unacknowledged")),
         consumers=count(item.get("consumers")),
-        in_per_s=in_per_s,
-        delivered_per_s=delivered_per_s,
-        acked_per_s=acked_per_s,
+        in_per_s=_rate(stats, _IN),
+        out_per_s=sum(out) if out and item.get("type") != STREAM else None,
     )
 
 

@@ -15,22 +15,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qctl.broker.message import Properties
-from qctl.broker.session import Channel, ChannelLost, Connection
+from qctl.broker.session import REPLY_TIMEOUT_S, SETTLED_BEFORE_CLOSE_S, Channel, ChannelLost, Connection
 from qctl.broker.subscription import Subscription
+from qctl.errors import QctlError
 
 #: The consumer tag, by which whoever lists consumers knows it.
 TAG = "qctl.look"
 #: Messages that one subscription may hold: the next one goes on behind them.
 WINDOW = 500
-#: Messages that are held in all; so many channels of WINDOW are far from what a connection may have.
+#: Messages that are held in all.
 MAX_HELD = 100_000
+#: Subscriptions that hold some, each on a channel; a broker gives a connection 2,047.
+MAX_STRETCHES = 1_000
+#: However large the bodies are: fewer at once, and MAX_HELD of them would take more channels than there are.
+LEAST_WINDOW = MAX_HELD // MAX_STRETCHES
 #: Bytes of bodies that nobody has decided on yet; the bodies of further ones come again later.
 MAX_WAITING_BYTES = 16 << 20
 #: Returned so many at once: what a quorum queue's client keeps back beyond 32 it returns in any order.
 MAX_RETURNS = 30
 BACK_WITHIN_S = 0.2
-#: A queue that delivers nothing for so long has nothing left for us: others hold it, or have taken it.
+#: A queue of which not a byte comes for so long has nothing left for us: others hold it, or have taken it.
 PATIENCE_S = 2.0
+#: What is known of messages that did not come.
+NOT_COME = f"did not come within {PATIENCE_S:g} s: others have them in hand, or the line is slow"
 
 
 async def waiting(connection: Connection, queue: str) -> int:
@@ -80,13 +87,17 @@ class Walk:
         self._held = 0
         self._asking: Channel | None = None
         self._took = False
+        self._unproven: list[Channel] = []
         self._seen_back = True
         self._moved = asyncio.Event()
         self._moved_s = time.monotonic()
         self.met = 0
 
     async def next(self) -> Met | None:
-        """The next message; None when so many were met as expected, or nothing more comes. Raises ChannelLost."""
+        """The next message; None when so many were met as expected, or nothing more comes.
+
+        Raises ChannelLost, and QctlError when what is held takes up too many channels.
+        """
         while True:
             if self._arrived:
                 met = self._arrived.popleft()
@@ -98,7 +109,9 @@ class Walk:
             if not self._stretches or self._is_full() or self._stretches[-1].subscription.cancelling:
                 await self._go_on()
                 continue
-            left_s = self._moved_s + PATIENCE_S - time.monotonic()
+            # A large body comes in many pieces, and counts as a message with the last of them.
+            silent_s = min(time.monotonic() - self._moved_s, self._connection.silent_s())
+            left_s = PATIENCE_S - silent_s
             if self._stretches[-1].undecided:
                 left_s = PATIENCE_S  # what is decided on next makes room
             elif left_s <= 0:
@@ -110,11 +123,33 @@ class Walk:
         self._decide(met)
         if self._forget(met.stretch, [met.tag]):
             self._took = True
+            channel = met.stretch.subscription.channel
+            if not self._unproven or self._unproven[-1] is not channel:
+                self._unproven = [*(each for each in self._unproven if each is not channel), channel]
             met.stretch.subscription.ack([met.tag])
 
     def keep(self, met: Met) -> None:
         """Leave it in the queue; it is held until the end, so that it does not come again."""
         self._decide(met)
+
+    async def prove(self) -> None:
+        """Wait until the broker has all that was taken. Raises ChannelLost: then it may have a part."""
+        await asyncio.gather(*(self._prove(channel) for channel in self._unproven))
+        self._unproven = []
+
+    async def _prove(self, channel: Channel) -> None:
+        """An answer on the same channel comes after the acknowledgements; a quorum queue then needs a moment more."""
+        try:
+            await channel.call("queue_declare", queue=self._queue, passive=True)
+            await asyncio.wait({channel.closed}, timeout=SETTLED_BEFORE_CLOSE_S)
+            await channel.call("queue_declare", queue=self._queue, passive=True)
+        except ChannelLost as error:
+            if error.code:
+                raise
+            # A subscription that was cancelled closes its channel with its last message.
+            await asyncio.wait({channel.closed}, timeout=REPLY_TIMEOUT_S)
+            if not self._connection.is_open or not channel.closed.done():
+                raise
 
     async def close(self) -> None:
         """Give back what was not taken, in order, and end. Never raises."""
@@ -140,9 +175,9 @@ class Walk:
         self._note_moved()
 
     def _is_full(self) -> bool:
-        """Whether the newest subscription has all that it may have, and nothing of it is going to leave."""
+        """Whether the newest subscription gives no more: it has all that it may have, or bodies have to come again."""
         newest = self._stretches[-1]
-        return len(newest.held) >= newest.subscription.prefetch and not newest.undecided
+        return not newest.undecided and (len(newest.held) >= newest.subscription.prefetch or bool(newest.late))
 
     async def _go_on(self) -> None:
         """Subscribe behind what is held."""
@@ -150,13 +185,18 @@ class Walk:
             newest = self._stretches[-1]
             await newest.subscription.cancel()
             if newest.late:
-                self._window = max(1, self._window // 8)  # large bodies: so many at once are too many
+                self._window = max(LEAST_WINDOW, self._window // 8)  # large bodies: so many at once are too many
                 newest.subscription.give_back(self._forget(newest, newest.late))
                 newest.late = []
             if self._arrived:
                 return  # they came before cancel-ok
-        subscription = await Subscription.open(self._connection, self._queue, TAG, self._on_delivery)
         self._stretches = [each for each in self._stretches if each.held]
+        if len(self._stretches) >= MAX_STRETCHES:
+            raise QctlError(
+                f"{self._queue} was walked as far as {MAX_STRETCHES} channels go, with {self._held} messages held",
+                hint="Take those at its head first: with `--all`, or with a filter that fits more of them.",
+            )
+        subscription = await Subscription.open(self._connection, self._queue, TAG, self._on_delivery)
         self._stretches.append(_Stretch(subscription))
         self._note_moved()
         await subscription.consume(self._window)
@@ -168,18 +208,18 @@ class Walk:
             while tags:
                 some, tags = tags[:MAX_RETURNS], tags[MAX_RETURNS:]
                 stretch.subscription.give_back(some)
-                back += len(some)
-                await self._until_back(back)
+                back = await self._until_back(back + len(some))
         except ChannelLost:
             stretch.subscription.give_back(tags)  # does nothing where the broker has them back
 
-    async def _until_back(self, count: int) -> None:
-        """Wait until so many messages wait in the queue; not for long, since others may take them."""
+    async def _until_back(self, count: int) -> int:
+        """Wait until so many messages wait in the queue; not for long, since others may take them. How many do."""
         deadline_s = time.monotonic() + BACK_WITHIN_S
-        while await self._ready() < count:
+        while (ready := await self._ready()) < count:
             if time.monotonic() >= deadline_s:
                 self._seen_back = False
-                return
+                break
+        return min(ready, count)
 
     async def _ready(self) -> int:
         if self._asking is None:

@@ -152,6 +152,9 @@ def _show_counts(settings: Settings, inventory: Inventory) -> None:
 
     rows = asyncio.run(counts(inventory, connect_timeout_s=settings.connect_timeout_s))
     items = [{"queue": row.queue, "letters": row.ready, "why": row.why or None} for row in rows]
+    for row in rows:
+        if row.ready and row.why:
+            render.say(settings, f"qctl: {row.queue}: {row.why}")
     columns = (
         Column("QUEUE", lambda item: item["queue"]),
         Column("LETTERS", lambda item: item["letters"], right=True),
@@ -168,7 +171,7 @@ def _acts(command: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.argument("words", metavar="[QUEUE] [ID]...", nargs=-1, shell_complete=completion.dead_queue),
             _filters,
-            click.option("--all", "every", is_flag=True, help="Every letter that is there now."),
+            click.option("--all", "every", is_flag=True, help="As many letters as are there now."),
             click.option("--dry-run", is_flag=True, help="Show which letters it concerns; touch none."),
             click.option("--yes", "-y", is_flag=True, help="Do not ask."),
         )
@@ -288,13 +291,12 @@ def _check_found(ids: Sequence[str], found: Sequence[Letters]) -> None:
     """Raise QctlError for ids that no letter has."""
     from qctl.errors import QctlError
     from qctl.inventory.nearest import did_you_mean
-    from qctl.ops.letters import KEY_MARK
 
-    met = {name for one in found for letter in one.letters for name in (letter.address, f"{KEY_MARK}{letter.key}")}
+    met = {name for one in found for letter in one.letters for name in letter.names}
     for identity in ids:
         if identity not in met:
             raise QctlError(
-                f"there is no dead letter {identity!r} in {', '.join(one.queue for one in found)}",
+                f"there is no dead letter '{render.plain(identity)}' in {', '.join(one.queue for one in found)}",
                 hint=did_you_mean(identity, [one.queue for one in found]) or "`qctl dead ls QUEUE` lists them.",
             )
 
@@ -336,7 +338,9 @@ def _carry_out(settings: Settings, inventory: Inventory, verb: str, orders: Sequ
         failure.message = words
         raise failure from None
     if not is_whole:
-        render.say(settings, "qctl: the others were gone, or somebody else has them in hand")
+        from qctl.broker.walk import NOT_COME
+
+        render.say(settings, f"qctl: the others were gone, or {NOT_COME}")
     return int(code)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 #: What is shown of a single one, in this order, and how it is called.
 _BLOCK = (
     ("address", "id"),
+    ("given_id", "id as given"),
     ("queue", "queue"),
     ("type", "type"),
     ("reason", "reason"),
@@ -46,7 +47,8 @@ def rows(settings: Settings, found: Sequence[Letters]) -> None:
         Column("ERROR", lambda item: item["error"], free=True),
     )
     documents = [
-        {key: value for key, value in item.items() if key not in ("address", "age", "properties")} for item in items
+        {key: value for key, value in item.items() if key not in ("address", "given_id", "age", "properties")}
+        for item in items
     ]
     if settings.output in (Output.JSON, Output.JSONL):
         notes = [f"{one.queue}: {note}" for one in found for note in one.notes]
@@ -69,6 +71,7 @@ def _item(letter: DeadLetter) -> dict[str, Any]:
     age_s = letter.age_s(time.time())
     return {
         "address": letter.address,
+        "given_id": letter.id if letter.id != letter.address else None,
         "age": None if age_s is None else span(age_s),
         "queue": letter.queue,
         "id": letter.id or None,

@@ -166,15 +166,20 @@ def purge(settings: Settings, queue: str, dry_run: bool, yes: bool) -> None:
             names=[f"{_messages(there)} at present, and what comes until you answer"],
             question="Throw them away?",
         )
-    done = asyncio.run(ops.purge(inventory, queue, connect_timeout_s=settings.connect_timeout_s))
-    _show_purged(settings, queue, done.count, done.unacked, dry_run=False)
+    timeout_s = settings.connect_timeout_s
+    purged: list[ops.Purged] = []
+    try:
+        asyncio.run(ops.purge(inventory, queue, connect_timeout_s=timeout_s, on_purged=purged.append))
+    finally:
+        for done in purged:  # also when what came after it went wrong
+            _show_purged(settings, queue, done.count, done.unacked, dry_run=False)
 
 
 def _show_purged(settings: Settings, queue: str, count: int, unacked: int | None, *, dry_run: bool) -> None:
     document = {"v": 1, "queue": queue, "dry_run": dry_run, "count": count, "unacked": unacked}
     if settings.output in (Output.TABLE, Output.WIDE):
         if not dry_run:
-            stays = f"; {unacked} in hand of consumers stay" if unacked else ""
+            stays = f"; {unacked} were in hand and stay" if unacked else ""
             render.line(f"{queue}: purged {_messages(count)}{stays}")
         return
     render.show(settings, items=[document], columns=(), name=lambda item: item["queue"], document=document)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from qctl.inventory.model import Inventory
     from qctl.ops.status import ConsumerRow, HostRow, QuotaRow, Seen, Status
 
+#: Of a queue's name in a table; -o json and -o name have it whole.
+MAX_NAME_CHARS = 80
+
 
 @click.command()
 @click.argument("hosts", metavar="[HOST]...", nargs=-1, shell_complete=completion.host)
@@ -137,7 +140,7 @@ def quota_columns(now_s: float) -> tuple[Column, ...]:
 def queue_columns(now_s: float) -> tuple[Column, ...]:
     """Of the queues."""
     return (
-        Column("QUEUE", lambda item: item["row"].queue),
+        Column("QUEUE", lambda item: _cut(item["row"].queue)),
         Column("READY", lambda item: item["row"].ready, right=True),
         Column("UNACKED", lambda item: item["row"].unacked, right=True),
         Column("IN/S", lambda item: _rate(item["row"].in_per_s), right=True),
@@ -146,6 +149,12 @@ def queue_columns(now_s: float) -> tuple[Column, ...]:
         Column("CONSUMERS", lambda item: len(item["row"].consumers) if item["row"].work else None, right=True),
         Column("WHY", lambda item: item["row"].why, wide=True, free=True),
     )
+
+
+def _cut(name: str) -> str:
+    """A name that leaves room for numbers: one of 255 characters would move those of every other row away."""
+    shown = render.plain(name)
+    return shown if len(shown) <= MAX_NAME_CHARS else f"{shown[: MAX_NAME_CHARS - 1]}…"
 
 
 def override_words(row: QuotaRow, now_s: float) -> str:

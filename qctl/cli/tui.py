@@ -15,7 +15,7 @@ import click
 
 from qctl.cli import quiet, render
 from qctl.cli.options import Output, Settings, pass_settings
-from qctl.errors import QctlError, UsageError
+from qctl.errors import BrokerUnreachable, QctlError, UsageError
 
 if TYPE_CHECKING:
     from qctl.inventory.model import Inventory
@@ -57,11 +57,11 @@ def tui(settings: Settings, once: str | None, read_only: bool, record: Path | No
     if record is not None and (replay is not None or once is not None):
         other = "--replay" if replay is not None else "--once"
         raise UsageError(f"--record and {other} exclude each other", hint="A file is recorded from the live console.")
-    if once is None:
-        _needs_terminal()
     quiet.libraries(settings if once is not None else replace(settings, verbose=0))  # the screen is the console's
     if replay is not None:
         return _replayed(settings, replay, once)
+    if once is None:
+        _needs_terminal()
     return _live(settings, settings.load(), once, read_only=read_only, record=record)
 
 
@@ -72,17 +72,17 @@ def _replayed(settings: Settings, path: Path, once: str | None) -> int:
     head = source.head
     if once is not None:
         return _print(settings, source.last(), once, environment=head.environment, broker=head.broker)
+    _needs_terminal()
     return _run(settings, source, None, environment=head.environment, broker=head.broker, read_only=True)
 
 
 def _live(settings: Settings, inventory: Inventory, once: str | None, *, read_only: bool, record: Path | None) -> int:
-    from qctl.broker import management
     from qctl.broker.login import login_for
     from qctl.tui.live import LiveSource
-    from qctl.tui.poller import Poller
+    from qctl.tui.poller import Poller, asked_of
 
     login = login_for(inventory.broker, inventory.path, prefer_environment=True)
-    poller = Poller(management.api_of(inventory.broker, inventory.path, login), inventory)
+    poller = Poller(lambda: asked_of(inventory), inventory)
     source: Source = LiveSource(inventory, connect_timeout_s=settings.connect_timeout_s, poller=poller)
     broker = str(login.addresses[0])
     if once is not None:
@@ -131,7 +131,8 @@ def _run(
 def first(source: Source, view: View, *, timeout_s: float) -> Snapshot:
     """What is known a moment after every source has answered, or failed to; the newest there is when the time is up.
 
-    Raises what the source gives up with, and QctlError when nothing came at all.
+    While all have failed they are waited for. Raises what the source gives up with, BrokerUnreachable when nobody has
+    answered, and QctlError when nothing came at all.
     """
     from qctl.tui.snapshot import Focus, Health
 
@@ -140,8 +141,12 @@ def first(source: Source, view: View, *, timeout_s: float) -> Snapshot:
 
     def show(shown: Snapshot) -> None:
         newest[:] = [shown]
-        if source.error is not None or all(state.health is not Health.CONNECTING for state in shown.sources):
+        settled = all(state.health is not Health.CONNECTING for state in shown.sources)
+        if source.error is not None or (settled and answered(shown)):
             enough.set()
+
+    def answered(shown: Snapshot) -> bool:
+        return any(state.health in (Health.OK, Health.STALE) for state in shown.sources)
 
     source.start(show)
     try:
@@ -154,6 +159,12 @@ def first(source: Source, view: View, *, timeout_s: float) -> Snapshot:
         raise source.error
     if not newest:
         raise QctlError("nothing was learnt in time", hint="Try again with a longer --connect-timeout.")
+    if not answered(newest[0]):
+        said = (f"{state.name}: {state.words}" for state in newest[0].sources if state.words)
+        raise BrokerUnreachable(
+            f"nobody answers: {'; '.join(said) or 'neither the broker nor its management API'}",
+            hint="Check `broker` in the inventory; --connect-timeout waits longer.",
+        )
     return newest[0]
 
 
@@ -168,7 +179,7 @@ def _print(settings: Settings, shown: Snapshot, view: str, *, environment: str, 
     )
     render.raw(text if text.endswith("\n") else text + "\n")
     for state in shown.sources:
-        if state.health not in (Health.OK, Health.OFF) and state.words:
+        if state.health not in (Health.CONNECTING, Health.OFF) and state.words:
             render.say(settings, f"qctl: {state.name}: {state.words}")
     return 0
 

@@ -36,8 +36,8 @@ MAX_AHEAD = PREFETCH
 class Pass:
     """Some entries of the log, in order, and what it says after them.
 
-    at_end: all that the log had in the beginning is known. again: it begins at the beginning, though what was known
-    stands elsewhere: it is another log.
+    at_end: all that the log had in the beginning is known. again: it is the first one from the beginning, though what
+    was known stands elsewhere: it is another log.
     """
 
     entries: tuple[Entry, ...]
@@ -195,6 +195,7 @@ async def follow(
         reading = _Reading(connection, await connection.channel(), operators, after=after, anywhere=anywhere)
         place: Record | Known = after
         is_end, told, quiet_s = last is None and after is NOTHING, False, 0.0
+        again = after is not places[0]
         try:
             await reading.begin()
             while True:
@@ -209,7 +210,8 @@ async def follow(
                 if found or (is_end and not told):
                     told = is_end
                     desired = reading.following.desired()
-                    yield Pass(found, Known(place.offset, place.id, desired), is_end, after is not places[0])
+                    yield Pass(found, Known(place.offset, place.id, desired), is_end, again)
+                    again = False
         except Elsewhere:
             log.info("the control log is another one than before; reading it from its beginning")
         finally:

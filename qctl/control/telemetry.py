@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qctl.broker import topology
+from qctl.broker.core import now_s
 from qctl.broker.message import Properties, short, text
 from qctl.broker.session import Channel, ChannelLost, Connection
 from qctl.control.event import NotUnderstood
@@ -39,11 +40,14 @@ MAX_OF_A_HOST = 256
 MAX_PROCESSES = 20_000
 MAX_HOSTS = 2_000
 MAX_REASONS = 100
+#: What was said before a goodbye may come so much later; a reading after that is of one who is there again, whatever
+#: its clock says.
+LATE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The last reading of a process. heard_s: time.monotonic() here, when it came; user: who sent it, verified."""
+    """The last reading of a process. heard_s: when it came, by `core.now_s` here; user: who sent it, verified."""
 
     reading: Reading
     heard_s: float
@@ -53,7 +57,8 @@ class Heard:
 class Hearing:
     """What has been heard so far, over one connection or several.
 
-    heard: by host and index. goodbyes: by host and index, None for the whole host, until a later reading of it.
+    heard: by host and index. goodbyes: by host and index, None for the whole host, until a later reading of it, by its
+    own clock or by ours.
     ignored: how many for each reason. expected: hosts that are heard however many others there are.
     """
 
@@ -61,6 +66,8 @@ class Hearing:
         self.heard: dict[tuple[str, int], Heard] = {}
         self.goodbyes: dict[tuple[str, int | None], Goodbye] = {}
         self.ignored: dict[str, int] = {}
+        #: When each goodbye came, by the clock of `heard_s`.
+        self._parted_s: dict[tuple[str, int | None], float] = {}
         #: Processes of each host that was heard.
         self.hosts: dict[str, int] = {}
         self._expected = expected
@@ -91,15 +98,19 @@ class Hearing:
     def _part(self, said: Goodbye) -> None:
         if len(self.goodbyes) < MAX_PROCESSES:
             self.goodbyes[said.host, said.index] = said
+            self._parted_s[said.host, said.index] = now_s()
 
     def _hear(self, said: Reading, user: str) -> None:
         key = (said.host, said.index)
         if key not in self.heard:
             self._make_room(said.host)
-        self.heard[key] = Heard(said, time.monotonic(), user)
+        heard_s = now_s()
+        self.heard[key] = Heard(said, heard_s, user)
         for left in (key, (said.host, None)):
-            if left in self.goodbyes and self.goodbyes[left].at_s < said.at_s:
-                del self.goodbyes[left]
+            if left in self.goodbyes and (
+                self.goodbyes[left].at_s < said.at_s or heard_s - self._parted_s[left] > LATE_S
+            ):
+                del self.goodbyes[left], self._parted_s[left]
 
     def _make_room(self, host: str) -> None:
         of_host = self.hosts.get(host, 0)

@@ -29,6 +29,11 @@ class Order:
     keys: frozenset[str] | None = None
     rate: Rate | None = None
 
+    @property
+    def gap_s(self) -> float:
+        """Seconds from one letter to the next; 0: as fast as it goes."""
+        return 0.0 if self.rate is None else self.rate.period_ns / 1e9 / self.rate.units
+
 
 def chosen(act: Act, found: Letters, *, rate: Rate | None = None) -> Order:
     """An order for exactly the letters that a look has found."""
@@ -39,8 +44,8 @@ def chosen(act: Act, found: Letters, *, rate: Rate | None = None) -> Order:
 class Report:
     """What is true. done: letters that are out of the queue, or will be when it is back.
 
-    maybe_twice: may be tasks and dead letters at once, or tasks twice: nobody knows what the broker did when it was
-    lost. stays: could not be published, and are where they were.
+    maybe_twice: may be tasks and dead letters at once, or tasks twice, or dropped and there: nobody knows what the
+    broker did when it was lost. stays: could not be published, and are where they were.
     """
 
     act: Act
@@ -53,8 +58,9 @@ class Report:
 
     @property
     def words(self) -> str:
-        """`replayed 7312 of 10000; 3 of them may be there twice`."""
+        """`replayed 7312 of 10000; 3 of them may be there twice`, of dropped ones `may still lie there`."""
         verb = "replayed" if self.act is Act.REPLAY else "dropped"
-        twice = f"; {self.maybe_twice} of them may be there twice" if self.maybe_twice else ""
+        still = "may be there twice" if self.act is Act.REPLAY else "may still lie there"
+        twice = f"; {self.maybe_twice} of them {still}" if self.maybe_twice else ""
         stays = f"; {self.stays} cannot be published again and stay" if self.stays else ""
         return f"{verb} {self.done} of {self.total}{twice}{stays}"

@@ -12,7 +12,7 @@ from qctl.broker import topology
 from qctl.broker.connect import connect_within
 from qctl.broker.login import login_for
 from qctl.broker.session import ChannelLost, Connection
-from qctl.broker.walk import MAX_HELD, Walk, waiting
+from qctl.broker.walk import MAX_HELD, NOT_COME, Walk, waiting
 from qctl.errors import BrokerRefused, BrokerUnreachable, QctlError, UnknownName
 from qctl.inventory.model import Consumer, Inventory
 from qctl.inventory.nearest import did_you_mean
@@ -63,6 +63,11 @@ def dead_queue_of(inventory: Inventory, name: str) -> str:
         return topology.dead_queue(consumer.queue)
     if name in known or (name.endswith(SUFFIX) and name != SUFFIX and not did_you_mean(name, known)):
         return name
+    if name == topology.UNROUTABLE:
+        raise UnknownName(
+            f"{name} holds no dead letters, but tasks that no queue took",
+            hint=f"`qctl queues peek {name}` shows them; whoever moves them needs the routing key of each.",
+        )
     names = (*inventory.consumers, *(work_queue_of(one) for one in known), *known)
     raise UnknownName(
         f"{inventory.path} has no queue or consumer {name!r}",
@@ -125,6 +130,8 @@ async def counts(inventory: Inventory, *, connect_timeout_s: float) -> tuple[Que
         for queue in (*dead_queues(inventory), topology.UNROUTABLE):
             found = await waiting_or_none(connection, queue)
             why = "" if found is not None else "it does not exist: nothing has died there yet"
+            if found and queue == topology.UNROUTABLE:
+                why = f"no queue took them; `qctl queues peek {queue}` shows them"
             rows.append(QueueRow(queue=queue, work=False, ready=found, why=why))
         return tuple(rows)
 
@@ -165,10 +172,19 @@ async def letters(
                     found.append(letter if len(found) < MAX_BODIES else replace(letter, body=b"", headers={}))
         finally:
             await walk.close()
-        notes = []
-        if walk.met < there and len(found) < limit:
-            notes.append(f"{there - walk.met} of {there} letters were not seen: somebody else has them in hand")
+        notes: list[str] = []
+        if len(found) < limit:
+            notes = unseen(walk.met, there)
         return Letters(queue, tuple(found), walk.met, there, tuple(notes))
+
+
+def unseen(met: int, there: int) -> list[str]:
+    """Why a look has not seen all, as far as that is known."""
+    within = min(there, MAX_LIMIT)
+    notes = [f"{within - met} of {there} letters {NOT_COME}"] if met < within else []
+    if there > MAX_LIMIT:
+        notes.append(f"a look goes through the first {MAX_LIMIT} letters; {there - MAX_LIMIT} lie behind them")
+    return notes
 
 
 def declarations(consumer: Consumer) -> tuple[topology.Declaration, ...]:

@@ -75,10 +75,10 @@ class Tally:
         (from_s, to_s), (less, more) = self._at_s[after - 1 : after + 1], self._done[after - 1 : after + 1]
         return self._done[-1] - (less + (more - less) * (at_s - from_s) / (to_s - from_s))
 
-    def per_s(self) -> float | None:
-        """Tasks a second of late; None where nothing but one count is known."""
-        over_s = min(RATE_S, self.last_s - self._at_s[0])
-        return self.since(self.last_s - over_s) / over_s if over_s > 0 else None
+    def per_s(self, at_s: float) -> float | None:
+        """Tasks a second, of late at `at_s`; None where nothing but one count is known."""
+        over_s = min(RATE_S, at_s - self._at_s[0])
+        return self.since(at_s - over_s) / over_s if over_s > 0 and len(self._at_s) > 1 else None
 
 
 class Counted:
@@ -192,7 +192,9 @@ class Counted:
         elif (host, consumer.name) not in self._subscribed:
             state, why = State.UNKNOWN, "it is not subscribed: paused, held or ended"
         tally = self._tallies.get((host, consumer.name))
-        rate_per_s = tally.per_s() if tally is not None and state is State.CONSUMING else None
+        rate_per_s = None
+        if tally is not None and state is State.CONSUMING and self._counted_s is not None:
+            rate_per_s = tally.per_s(self._counted_s)
         return ConsumerRow(
             host=host,
             consumer=consumer.name,
@@ -231,7 +233,7 @@ def _quota(host: str, quota: Quota, tallies: list[tuple[int, Tally]], seen: Seen
     rates = tuple(str(rate) for rate in quota.limits)
     if not tallies or seen is None:
         return QuotaRow(host, quota.name, rates, rates, estimated=True, seen=seen)
-    spend_per_s = sum(cost * (its.per_s() or 0.0) for cost, its in tallies)
+    spend_per_s = sum(cost * (its.per_s(seen.at_s) or 0.0) for cost, its in tallies)
     spent = []
     for rate in quota.limits:
         period_s = rate.period_ns / NS_PER_S

@@ -51,8 +51,13 @@ class DeadLetter:
 
     @property
     def address(self) -> str:
-        """What it is called by: its id, else `~` and its key."""
-        return self.id or f"{KEY_MARK}{self.key}"
+        """What it is called by: its id, else `~` and its key; also where the id cannot be typed as it is shown."""
+        return self.id if self.id and self.id.isprintable() else f"{KEY_MARK}{self.key}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it may be called by."""
+        return (self.address, f"{KEY_MARK}{self.key}", *([self.id] if self.id else ()))
 
     def age_s(self, now_s: float) -> float | None:
         """Seconds since its death."""
@@ -78,7 +83,7 @@ class Which:
         """Whether a letter fits. One whose death has no known time is neither older nor newer than anything."""
         age_s = letter.age_s(now_s)
         return (
-            (not self.ids or letter.address in self.ids or f"{KEY_MARK}{letter.key}" in self.ids)
+            (not self.ids or any(name in self.ids for name in letter.names))
             and (not self.reasons or letter.reason in self.reasons)
             and (not self.types or letter.type in self.types)
             and (self.older_than_s is None or (age_s is not None and age_s > self.older_than_s))

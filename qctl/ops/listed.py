@@ -21,15 +21,19 @@ def takers(inventory: Inventory) -> Mapping[str, tuple[str, ...]]:
 
 
 def queue_row(look: QueueLook, taken: Mapping[str, tuple[str, ...]], at_s: float) -> QueueRow:
-    """A queue as it was listed at `at_s`; taken: as `takers` gives it."""
+    """A queue as it was listed at `at_s`; taken: as `takers` gives it.
+
+    Where nobody is subscribed it does not get empty, whatever left it in the seconds before.
+    """
+    empties_at_s = empty_at_s(look.ready, look.in_per_s, look.out_per_s, at_s) if look.consumers != 0 else None
     return QueueRow(
         queue=look.name,
         work=look.name in taken,
         ready=look.ready,
         unacked=look.unacked,
         in_per_s=look.in_per_s,
-        out_per_s=look.acked_per_s,
-        empty_at_s=empty_at_s(look.ready, look.in_per_s, look.acked_per_s, at_s),
+        out_per_s=look.out_per_s,
+        empty_at_s=empties_at_s,
         consumers=taken.get(look.name, ()),
         why="" if look.ready is not None else "the broker does not say how much is in it",
         seen=Seen(Source.BROKER, at_s),

@@ -9,7 +9,7 @@ from typing import Any
 
 from qctl.broker.message import Properties, text
 from qctl.broker.session import Connection
-from qctl.broker.walk import PATIENCE_S, Walk
+from qctl.broker.walk import NOT_COME, PATIENCE_S, Walk
 from qctl.inventory.model import Inventory
 from qctl.ops.dead import connected, waiting_or_none
 from qctl.ops.harm import CLASSIC, QUORUM, STREAM, check_look
@@ -72,7 +72,7 @@ async def look(inventory: Inventory, queue: str, count: int = DEFAULT_COUNT, *, 
         elif terms.kind == QUORUM and len(messages) < there and any(one.redelivered for one in messages):
             notes.append("what others gave back earlier may stand before them now: their order may have changed")
         if len(messages) < min(count, there):
-            notes.append(f"{min(count, there) - len(messages)} were taken by others meanwhile")
+            notes.append(f"{min(count, there) - len(messages)} {NOT_COME}")
         return Looked(queue, terms.kind or CLASSIC, there, messages, tuple(notes))
 
 
@@ -108,7 +108,8 @@ async def _of_stream(connection: Connection, queue: str, count: int) -> tuple[Me
     waiting: asyncio.Future[Any] = asyncio.ensure_future(enough.wait())
     ends: set[asyncio.Future[Any]] = {waiting, channel.closed}
     try:
-        await asyncio.wait(ends, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        while not any(end.done() for end in ends) and (left_s := PATIENCE_S - connection.silent_s()) > 0:
+            await asyncio.wait(ends, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiting.cancel()
     if channel.closed.done():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from qctl.broker import management
 from qctl.broker.login import login_for
@@ -20,9 +21,12 @@ from qctl.ops.found import Depth
 from qctl.ops.listed import queue_row, takers
 from qctl.ops.status import QueueRow
 
+T = TypeVar("T")
 LISTED_NAMES = 8
 #: All pages of it.
 API_S = 30.0
+#: One queue of it.
+ONE_S = 2.5
 
 
 class Scope(StrEnum):
@@ -44,7 +48,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge took away. unacked: what consumers have in hand, which a purge leaves; None: not known."""
+    """What a purge took away. unacked: what consumers had in hand just before, which stays; None: not known."""
 
     queue: str
     count: int
@@ -75,7 +79,7 @@ async def listed(inventory: Inventory, scope: Scope = Scope.OURS, *, connect_tim
     names = work_queues(inventory) if scope is Scope.WORK else known_queues(inventory)
     taken = takers(inventory)
     try:
-        looks = await _by_management(inventory)
+        looks = await _asked(inventory, management.Management.queues, API_S)
     except QctlError as error:
         if scope is Scope.ALL:
             raise
@@ -102,7 +106,8 @@ def _by_depth(name: str, depth: Depth, taken: Mapping[str, tuple[str, ...]]) -> 
     return QueueRow(queue=name, work=bool(of), ready=depth.ready, consumers=of, why=depth.why)
 
 
-async def _by_management(inventory: Inventory) -> tuple[management.QueueLook, ...]:
+async def _asked(inventory: Inventory, ask: Callable[[management.Management], T], timeout_s: float) -> T:
+    """What the management API says. Raises ManagementError, BrokerUnreachable, SecretError."""
     login = await asyncio.to_thread(login_for, inventory.broker, inventory.path, prefer_environment=True)
     api = management.api_of(inventory.broker, inventory.path, login)
     if api is None:
@@ -111,7 +116,7 @@ async def _by_management(inventory: Inventory) -> tuple[management.QueueLook, ..
         )
     asked = management.Management(api)
     try:
-        return await management.in_thread(asked.queues, timeout_s=API_S)
+        return await management.in_thread(lambda: ask(asked), timeout_s=timeout_s)
     finally:
         asked.close()
 
@@ -133,8 +138,16 @@ def no_such_queue(inventory: Inventory, queue: str) -> UnknownName:
     )
 
 
-async def purge(inventory: Inventory, queue: str, *, connect_timeout_s: float) -> Purged:
+async def purge(
+    inventory: Inventory,
+    queue: str,
+    *,
+    connect_timeout_s: float,
+    on_purged: Callable[[Purged], None] = lambda _: None,
+) -> Purged:
     """Throw away every message of a queue that no consumer has in hand.
+
+    on_purged: called as soon as it is done, before anything that could still fail or be interrupted.
 
     Raises UnknownName where the broker has no such queue, BrokerRefused for a stream or without permission, and as
     `connected`.
@@ -142,13 +155,13 @@ async def purge(inventory: Inventory, queue: str, *, connect_timeout_s: float) -
     async with connected(inventory, "qctl queues purge", connect_timeout_s) as connection:
         if await waiting_or_none(connection, queue) is None:
             raise no_such_queue(inventory, queue)
+        try:
+            look = await _asked(inventory, lambda api: api.queue(queue), ONE_S)
+        except QctlError:
+            look = None
         channel = await connection.channel()
         frame = await channel.call("queue_purge", queue=queue)
+        done = Purged(queue, int(frame.method.message_count), look.unacked if look else None)
+        on_purged(done)
         await channel.close()
-        count = int(frame.method.message_count)
-    try:
-        looks = await _by_management(inventory)
-        unacked = next((look.unacked for look in looks if look.name == queue), None)
-    except QctlError:
-        unacked = None
-    return Purged(queue, count, unacked)
+    return done

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from qctl.broker import management
+from qctl.broker import core, management
 from qctl.broker.connect import Login, connect_within
 from qctl.broker.login import login_for
 from qctl.broker.session import ChannelLost, Connection
@@ -149,7 +149,7 @@ class _Ear:
                 await listener.until(enough, min(left_s, _LOOK_S))
                 if listener.lost.done():
                     raise listener.lost.result()
-            now_s, wall_s = time.monotonic(), time.time()
+            now_s, wall_s = core.now_s(), time.time()
             if listener.ignored:
                 self.notes.append(f"ignored {sum(listener.ignored.values())} readings: {next(iter(listener.ignored))}")
             return tuple(
@@ -225,9 +225,7 @@ class _Ear:
             return {}
         work = [name for name in names if not name.startswith("qctl.") and not name.endswith(".dead")]
         looks = await management.in_thread(lambda: _ask_management(api, work), timeout_s=MANAGEMENT_S)
-        return {
-            look.name: Flow(look.unacked, look.in_per_s, look.acked_per_s, look.ready) for look in looks if look.name
-        }
+        return {look.name: Flow(look.unacked, look.in_per_s, look.out_per_s, look.ready) for look in looks if look.name}
 
 
 def look_back_s(hosts: int, entries: int) -> float:

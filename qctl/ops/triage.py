@@ -7,6 +7,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,14 +22,12 @@ from qctl.errors import BrokerUnreachable, QctlError
 from qctl.inventory.model import Inventory
 from qctl.ops.afterlife import Act, Order, Report, chosen
 from qctl.ops.dead import consumer_of, declarations, lost, work_queue_of
+from qctl.ops.doubt import Doubt
 from qctl.ops.enqueue import LAST_CONFIRMS_S, LOOK_EVERY_S, PROGRESS_EVERY_S, REFUSED_PAUSE_S, STALL_S, stalled
 from qctl.ops.letters import key_of
-from qctl.units import Rate
 
 __all__ = ["Act", "Order", "Report", "Triage", "chosen"]
 
-#: Letters whose acknowledgement may still be on its way when the connection is lost: the newest.
-MAX_IN_DOUBT = 20 * WINDOW
 #: With a rate, so much is taken out of the queue ahead: what waits longer unacknowledged is taken back by the broker.
 AHEAD_S = 60.0
 #: A connection that was lost is noticed by the broker within so long; until then it has what it had in hand.
@@ -36,6 +35,15 @@ TAKEN_BACK_S = 30.0
 AGAIN_S = 1.0
 #: No sleep is shorter: a letter may go so much too early, and the next ones make up for it.
 PACE_GRAIN_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A letter that was published. name: its id, if it has none of its own."""
+
+    met: Met
+    key: str
+    name: str
 
 
 class Triage:
@@ -56,18 +64,19 @@ class Triage:
         self._writing: Connection | None = None
         self._publisher: Publisher | None = None
         self._walk: Walk | None = None
-        self._sent: dict[int, Met] = {}
+        self._sent: dict[int, _Sent] = {}
         self._orders = 0
         self._refused: list[int] = []
         self._failure: QctlError | None = None
-        #: letters that are done, by key, newest last: the broker may not have had their acknowledgements
-        self._in_doubt: dict[str, int] = {}
+        self._doubt = Doubt()
         self._done = 0
         self._maybe_twice = 0
         self._stays = 0
         #: letters that were done when the connection was lost, and may lie there still
         self._doubtful = 0
         self._lost_before = False
+        #: all was done when the connection was lost, and nothing of it has come back yet
+        self._lost_at_end = False
         self._started_s = time.monotonic()
         self._moved = asyncio.Event()
         self._moved_s = self._started_s
@@ -106,6 +115,7 @@ class Triage:
                     await self._reconnect(error)
                     continue
                 if not self._awaits_more():
+                    self._doubtful = 0
                     return self.report
                 await self._end_walk()
                 await asyncio.sleep(AGAIN_S)
@@ -115,7 +125,8 @@ class Triage:
 
     def _awaits_more(self) -> bool:
         """Whether what a lost connection had in hand may still come back: the broker may not know that it is gone."""
-        return self._lost_before and self._left > 0 and time.monotonic() < self._back_s + TAKEN_BACK_S
+        is_due = self._left > 0 or (self._lost_at_end and self._doubt.count > 0)
+        return self._lost_before and is_due and time.monotonic() < self._back_s + TAKEN_BACK_S
 
     async def _pass(self) -> None:
         """Walk the queue once, from its head. Raises ChannelLost."""
@@ -127,7 +138,7 @@ class Triage:
         walk = self._walk = Walk(self._reading, self._order.queue, expected=expected, window=self._window())
         while (self._lost_before or self._left > len(self._sent)) and (met := await self._next(walk)) is not None:
             key = key_of(met.properties, met.body)
-            if met.redelivered and self._in_doubt.get(key):
+            if met.redelivered and self._doubt.take_back(key):
                 self._again(walk, met, key)
             elif (self._order.keys is None or key in self._order.keys) and self._left > len(self._sent):
                 await self._begin(walk, met, key)
@@ -137,7 +148,8 @@ class Triage:
             await self._tend()
         if self._failure is not None:
             raise self._failure
-        self._doubtful = 0
+        await walk.prove()
+        self._doubt.note_proven()
 
     @property
     def _left(self) -> int:
@@ -149,8 +161,9 @@ class Triage:
         return len(self._sent) - len(self._refused)
 
     def _window(self) -> int:
-        rate = self._order.rate
-        return WINDOW if rate is None else max(1, min(WINDOW, int(AHEAD_S / _gap_s(rate))))
+        gap_s = self._order.gap_s
+        # What is not chosen is held, a window on each channel.
+        return WINDOW if self._order.keys is not None or not gap_s else max(1, min(WINDOW, int(AHEAD_S / gap_s)))
 
     async def _next(self, walk: Walk) -> Met | None:
         """The next letter, while what was sent is looked after."""
@@ -164,9 +177,9 @@ class Triage:
 
     def _again(self, walk: Walk, met: Met, key: str) -> None:
         """A letter that was done with, and whose acknowledgement did not arrive."""
-        self._in_doubt[key] -= 1
-        if self._order.act is Act.REPLAY and not met.properties.message_id:
-            # It may be another one that says the same; rather twice than lost.
+        self._lost_at_end = False
+        if not met.properties.message_id or self._doubt.is_alike(key):
+            # It may be another one that says the same; rather twice, or not dropped, than lost.
             self._maybe_twice += 1
             walk.keep(met)
             return
@@ -185,32 +198,30 @@ class Triage:
         if not self._sent:
             self._moved_s = time.monotonic()  # a slow rate is not a slow broker
         self._orders += 1
-        self._sent[self._orders] = met
+        self._sent[self._orders] = _Sent(met, key, self._doubt.name_of(key) or str(uuid.uuid4()))
         self._publish(self._orders)
 
     def _finish(self, walk: Walk, met: Met, key: str) -> None:
         walk.take(met)
         self._lost_s = None
-        self._in_doubt[key] = self._in_doubt.pop(key, 0) + 1
-        while len(self._in_doubt) > MAX_IN_DOUBT:
-            del self._in_doubt[next(iter(self._in_doubt))]
+        self._doubt.note_done(key)
 
     async def _pace(self) -> None:
-        rate = self._order.rate
-        if rate is None:
+        if not self._order.gap_s:
             return
         now_s = time.monotonic()
         self._next_send_s = max(self._next_send_s, now_s)
         while (left_s := self._next_send_s - time.monotonic()) > PACE_GRAIN_S:
             await self._tend(timeout_s=left_s)
-        self._next_send_s += _gap_s(rate)
+        self._next_send_s += self._order.gap_s
 
     def _publish(self, number: int) -> None:
         """Send, or send once more. Raises ChannelLost."""
-        met = self._sent[number]
+        sent = self._sent[number]
+        met = sent.met
         assert self._publisher is not None
         properties = revive(
-            met.properties, message_id=str(uuid.uuid4()), first_seen=utc(time.time()), persistent=self._persistent
+            met.properties, message_id=sent.name, first_seen=utc(time.time()), persistent=self._persistent
         )
         try:
             outgoing = Outgoing(topology.TASKS, self._work, met.body, properties)
@@ -230,13 +241,13 @@ class Triage:
         if fate is Published.REFUSED:
             self._refused.append(number)
         else:
-            met = self._sent.pop(number)
+            sent = self._sent.pop(number)
             self._moved_s = time.monotonic()
             if fate is Published.CONFIRMED:
                 self._done += 1
-                self._finish(self._walk, met, key_of(met.properties, met.body))
+                self._finish(self._walk, sent.met, sent.key)
             else:
-                self._stay(met)
+                self._stay(sent.met)
                 self._failure = QctlError(
                     f"no queue took the letter: {self._work} is not bound to {topology.TASKS}",
                     hint="Is its consumer in the inventory? `qctl worker start` and `qctl enqueue` bind its queue.",
@@ -325,10 +336,16 @@ class Triage:
             self._lost_s = time.monotonic()
             self._pauses = backoff()
         self._lost_before = True
+        # The broker that says good-bye has taken all back; of another nobody knows when it notices.
+        self._lost_at_end = self._left <= 0 and not error.code
         self._maybe_twice += self._in_the_air
+        for sent in self._sent.values():
+            if not sent.met.properties.message_id:
+                self._doubt.note_sent(sent.key, sent.name)
         self._sent.clear()
         self._refused.clear()
-        self._doubtful = min(sum(self._in_doubt.values()), WINDOW)
+        self._doubt.note_lost()
+        self._doubtful = self._doubt.count
 
     async def _end_walk(self) -> None:
         walk, self._walk = self._walk, None
@@ -358,6 +375,11 @@ class Triage:
                 await asyncio.wait_for(self._moved.wait(), left_s)
             except TimeoutError:
                 break
+        if self._walk is not None:
+            try:
+                await self._walk.prove()
+            except ChannelLost:
+                self._doubtful = self._doubt.count
         await self._end_walk()
         await self._disconnect()
 
@@ -366,14 +388,10 @@ class Triage:
             await asyncio.sleep(PROGRESS_EVERY_S)
             state = ""
             if self._lost_s is not None:
-                state = "broker lost, trying again"
+                is_back = self._reading is not None and self._reading.is_open
+                state = "waiting for what was in hand" if is_back else "broker lost, trying again"
             elif self._writing is not None and self._writing.blocked:
                 state = "broker blocked"
             elif self._refused:
                 state = "queue full, trying again"
             self._on_progress(self.report, state)
-
-
-def _gap_s(rate: Rate) -> float:
-    """Seconds from one to the next."""
-    return rate.period_ns / 1e9 / rate.units

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from textual import events
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -85,9 +86,11 @@ class Console(App[None], inherit_bindings=False):
         self.failure: BaseException | None = None
         #: None: nothing can be commanded.
         self.acting = (
-            Acting(self, inventory, read_only=read_only, connect_timeout_s=connect_timeout_s) if inventory else None
+            Acting(self, inventory, read_only=read_only, connect_timeout_s=connect_timeout_s, changed=source.refresh)
+            if inventory
+            else None
         )
-        #: What is true of the acts that still ran when the console ended.
+        #: What is true of the acts that ran until the console ended.
         self.last_words: tuple[str, ...] = ()
         self._state = state
         self._remembered = remember.load(state) if state else remember.Remembered()
@@ -137,9 +140,9 @@ class Console(App[None], inherit_bindings=False):
         self.main.take(snapshot)
         self._look()
 
-    def on_unmount(self) -> None:
-        """The terminal is as it was; end what listens, and remember what was chosen."""
-        self.last_words = self.acting.last_words() if self.acting else ()
+    async def on_unmount(self) -> None:
+        """The terminal is as it was; end what runs and what listens, and remember what was chosen."""
+        self.last_words = await self.acting.leave() if self.acting else ()
         self.source.stop()
         if self._state is not None:
             main = self.main
@@ -147,6 +150,19 @@ class Console(App[None], inherit_bindings=False):
             remember.save(self._state, chosen)
 
     # What is done
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keys of the one screen are done as they come in, and not on their way through its widgets.
+
+        What is typed ahead comes in one piece: after `/` the next key is the filter's, and it is looked at right then.
+        """
+        if not (isinstance(event, events.Key) and await self._is_done(event)):
+            await super().on_event(event)
+
+    async def _is_done(self, key: events.Key) -> bool:
+        if key.is_forwarded or self.screen is not self.main:
+            return False
+        return await self.main.typed(key) or await self._check_bindings(key.key)
 
     def do(self, action: Action, *, view: View, keys: tuple[str, ...], snapshot: Snapshot | None) -> None:
         """What is no matter of the list: help, palette, theme, and what asks or writes."""
@@ -161,7 +177,8 @@ class Console(App[None], inherit_bindings=False):
             case _ if self.acting is None:
                 self.notify("This is a recording: there is nothing behind it.", severity="warning", markup=False)
             case _ if snapshot is not None:
-                self.acting.perform(action.id, Selection(view, keys, snapshot))
+                # Also where the screen is frozen: a question is about what is known now.
+                self.acting.perform(action.id, Selection(view, keys, self.newest or snapshot))
 
     def choose_theme(self, name: str) -> None:
         """All in other colours."""

@@ -34,6 +34,10 @@ _HEALTH = {
     Health.FAILED: ("✗", "bad"),
     Health.OFF: ("○", "dim"),
 }
+#: In this order the sources' sentences are shown where there is no room for all.
+_WORST = (Health.FAILED, Health.STALE, Health.OK, Health.CONNECTING, Health.OFF)
+#: A depth that is older says nothing of the present: queues are looked at each five seconds, many of them not as fast.
+RECENT_S = 30.0
 _GAP = "   "
 #: Cells of one name in these lines.
 MAX_NAME = 32
@@ -92,11 +96,11 @@ def _source(source: SourceState, scene: Scene | None) -> Cell:
 
 def trouble(scene: Scene) -> tuple[Cell, ...]:
     """What is wrong with sources, a sentence each, and what could not be learnt."""
-    said = [
-        ((f" {_HEALTH[each.health][0]} {_named(each.name)}: ", _HEALTH[each.health][1]), (each.words, ""))
-        for each in scene.snapshot.sources
-        if each.words and each.health is not Health.OK
-    ]
+    said: list[Cell] = []
+    for each in sorted(scene.snapshot.sources, key=lambda each: _WORST.index(each.health)):
+        if each.words and each.health is not Health.CONNECTING:
+            mark, style = ("!", "warn") if each.health is Health.OK else _HEALTH[each.health]
+            said.append(((f" {mark} {_named(each.name)}: ", style), (each.words, "")))
     if scene.snapshot.status.blocked:
         said.insert(
             0, ((" ✗ broker: ", "bad"), ("it takes no publishes (memory or disk alarm): workers cannot be heard", ""))
@@ -139,20 +143,26 @@ def first_out(quotas: Iterable[QuotaRow]) -> QuotaRow | None:
 
 
 def _growing(scene: Scene) -> Cell:
-    first = fastest(scene)
-    if first is None:
-        return _joined([one("grows", "head"), one("none", "dim")], " ")
-    row, growth_per_s = first
+    known = growing(scene)
+    growth_per_s, row = max(known, default=(0.0, None), key=lambda each: each[0])
+    if row is None or growth_per_s < STILL_PER_S:
+        return _joined([one("grows", "head"), one("none" if known else "-", "dim")], " ")
     return _joined(
         [one("grows", "head"), one(_named(row.queue), "strong"), one(f"↑ {growth_per_s:.1f}/s", "warn")], " "
     )
 
 
-def fastest(scene: Scene) -> tuple[QueueRow, float] | None:
-    """The queue that grows fastest, of those whose growth is known."""
-    rows = [(growth, row) for row in scene.snapshot.status.queues if row.work and (growth := scene.growth_per_s(row))]
-    growth_per_s, row = max(rows, default=(0.0, None), key=lambda each: each[0])
-    return (row, growth_per_s) if row is not None and growth_per_s >= STILL_PER_S else None
+def growing(scene: Scene) -> list[tuple[float, QueueRow]]:
+    """The work queues whose growth is known at present, with it."""
+    return [
+        (growth_per_s, row)
+        for row in scene.snapshot.status.queues
+        if row.work and _is_recent(row, scene) and (growth_per_s := scene.growth_per_s(row)) is not None
+    ]
+
+
+def _is_recent(row: QueueRow, scene: Scene) -> bool:
+    return row.seen is not None and scene.now_s - row.seen.at_s < RECENT_S
 
 
 def _off(scene: Scene, level: int) -> Cell:
@@ -191,25 +201,26 @@ def tabs(scene: Scene | None, view: View, *, counts: bool, names: bool = True) -
         title: Cell = ((f" {number} ", "accent" if here else "dim"),)
         if here or names:
             title = (*title, (TITLES[each], "strong" if here else "dim"))
-        size = _size(scene, each) if scene and (counts or here or (names and each is View.DEAD)) else EMPTY
+        size = _size(scene, each, here=here) if scene and (counts or here or (names and each is View.DEAD)) else EMPTY
         found.append((each, (*title, (" ", ""), *size) if size else title))
     return tuple(found)
 
 
-def _size(scene: Scene, view: View) -> Cell:
-    status = scene.snapshot.status
+def _size(scene: Scene, view: View, *, here: bool) -> Cell:
+    """How much is in a view; the page is that of the view on screen."""
+    status, page = scene.snapshot.status, scene.snapshot.page
     match view:
         case View.HOSTS:
             return one(len(status.hosts), "dim")
         case View.QUEUES:
-            return one(scene.snapshot.page.total or len(status.queues), "dim")
+            return one((here and page.total) or len(status.queues), "dim")
         case View.CONSUMERS:
             return one(len(scene.snapshot.tags), "dim")
         case View.QUOTAS:
             return one(len(status.quotas), "dim")
         case View.DEAD:
-            letters = sum(row.ready or 0 for row in dead.found(scene))
-            return one(letters, "bad") if letters else EMPTY
+            letters = sum(row.ready or 0 for row in dead.found(scene) if _is_recent(row, scene))
+            return one(f"{letters}{'+' if here and page.pages > 1 else ''}", "bad") if letters else EMPTY
         case View.EVENTS:
             return EMPTY
 

@@ -14,8 +14,9 @@ from qctl.tui.snapshot import Snapshot
 STEP_S = 5.0
 #: Points that are kept of each: ten minutes.
 MAX_POINTS = 120
-#: Queues and quotas that are remembered; who was seen least recently goes first.
-MAX_KEYS = 2_000
+#: Queues and quotas that are remembered, a kilobyte each. Who is in neither of the last two snapshots goes first; where
+#: all are, those that are there stay: each would else be forgotten before its next point.
+MAX_KEYS = 5_000
 
 #: Growth is measured over a minute.
 GROWTH_POINTS = 13
@@ -36,12 +37,14 @@ class History:
     def __init__(self) -> None:
         self._points: OrderedDict[tuple[Kind, str], _Points] = OrderedDict()
         self._newest = 0
+        self._snapshots = 0
 
     def __len__(self) -> int:
         return len(self._points)
 
     def add(self, snapshot: Snapshot) -> None:
         """Remember what a snapshot tells; a number that is older than its point's time goes to its own time."""
+        self._snapshots += 1
         for queue in (*snapshot.status.queues, *snapshot.dead):
             at_s = queue.seen.at_s if queue.seen else snapshot.at_s
             self._put((Kind.DEPTH, queue.queue), at_s, queue.ready)
@@ -74,21 +77,25 @@ class History:
         found = self._points.get(key)
         if found is None:
             if len(self._points) >= MAX_KEYS:
+                if next(iter(self._points.values())).snapshot >= self._snapshots - 1:
+                    return
                 self._points.popitem(last=False)
             found = self._points[key] = _Points(array("d", [nan]) * MAX_POINTS, first=step, last=step)
         else:
             self._points.move_to_end(key)
         found.put(step, value)
+        found.snapshot = self._snapshots
         self._newest = max(self._newest, step)
 
 
 @dataclass(slots=True)
 class _Points:
-    """A ring of the last MAX_POINTS steps up to `last`; unknown ones are not numbers."""
+    """A ring of the last MAX_POINTS steps up to `last`; unknown ones are not numbers. snapshot: the last it was in."""
 
     ring: array[float]
     first: int
     last: int
+    snapshot: int = 0
 
     def put(self, step: int, value: float) -> None:
         if step <= self.last - MAX_POINTS:

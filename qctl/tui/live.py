@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from qctl.broker import topology
+from qctl.broker import core, topology
 from qctl.errors import BrokerRefused, BrokerUnreachable, QctlError, SecretError
 from qctl.inventory.model import Inventory
 from qctl.ops.backlog import work_queues
@@ -22,7 +22,7 @@ from qctl.ops.picture import picture_of
 from qctl.ops.status import Status
 from qctl.tui import merge
 from qctl.tui.gather import NOT_YET, fallen_silent, found_of, sources_of
-from qctl.tui.poller import Poller
+from qctl.tui.poller import Poller, QueuePage
 from qctl.tui.snapshot import Focus, Health, Page, Snapshot, SourceState, View
 from qctl.tui.tags import tag_rows
 from qctl.tui.wire import Wire
@@ -120,12 +120,13 @@ class _Work:
         self.inventory, self.poller, self.focus = inventory, poller, focus
         self.wire = Wire(inventory, self._on_news)
         self.patience_s = connect_timeout_s
-        self.queue_names = queues_to_look_at(inventory)[:MAX_QUEUES]
+        self.queue_names = queues_to_look_at(inventory)
+        self.work_names = work_queues(inventory)
         self.dead_names = tuple(name for name in self.queue_names if name.endswith(topology.dead_queue("")))
         self._news, self._ending = asyncio.Event(), asyncio.Event()
         self.shown: Snapshot | None = None
         self._has_lived = False
-        self._looked_s = time.monotonic()
+        self._looked_s = core.now_s()
 
     def _on_news(self) -> None:
         self._news.set()
@@ -197,11 +198,14 @@ class _Work:
     def _given_up(self, waited_s: float) -> QctlError | None:
         """Why nothing can be shown, once it was tried for long enough; what has lived once is waited for for ever."""
         managed = self.poller.state.health if self.poller is not None else Health.OFF
+        is_late = self.poller is not None and self.poller.is_late
         self._has_lived = self._has_lived or self.wire.connected_once or managed is Health.OK
         if self._has_lived:
             return None
         error = self.wire.last_error
-        hopeless = isinstance(error, BrokerRefused | SecretError) and managed in (Health.OFF, Health.FAILED)
+        hopeless = (
+            isinstance(error, BrokerRefused | SecretError) and managed in (Health.OFF, Health.FAILED) and not is_late
+        )
         if not hopeless and waited_s < self.patience_s:
             return None
         return error or BrokerUnreachable(
@@ -213,7 +217,7 @@ class _Work:
 
     def snapshot(self) -> Snapshot:
         """All that is known now."""
-        at_s, now_s = time.time(), time.monotonic()
+        at_s, now_s = time.time(), core.now_s()
         if fallen_silent(self.wire, now_s, self._looked_s):
             self.wire.ask_soon()
         self._looked_s = now_s
@@ -229,19 +233,25 @@ class _Work:
                 tags = merge.listed(tags, poller.consumers)
         self.wire.look_at(self._wanted())
         status, page = self._queues(status)
-        dead = merge.dead_queues(self.dead_names, self.wire.depths, self.wire.depths_at_s)
+        letters = poller.dead_queues if poller is not None else None
         return Snapshot(
             at_s=at_s,
             status=status,
             tags=tags,
             page=page,
-            dead=poller.dead or dead if poller is not None else dead,
+            dead=merge.dead_queues(
+                letters.rows if letters is not None else (),
+                letters.at_s if letters is not None else None,
+                names=self.dead_names,
+                depths=self.wire.depths,
+                depths_at_s=self.wire.depths_at_s,
+            ),
             events=tuple(self.wire.events),
             sources=self._sources(at_s, now_s),
         )
 
     def _queues(self, status: Status) -> tuple[Status, Page]:
-        """With the page of queues that is on screen; in other views with those of the fleet."""
+        """With the page of queues that is on screen, elsewhere with those of the fleet; which page it is."""
         listed = self.poller.queues if self.poller is not None else None
         rows = merge.queues(
             listed.rows if listed is not None else (),
@@ -250,20 +260,36 @@ class _Work:
             depths=self.wire.depths,
             depths_at_s=self.wire.depths_at_s,
         )
-        page = self.poller.page if self.poller is not None and listed is not None else Page(1, 1, len(rows))
+        page = self.poller.page if self.poller is not None and self._on_screen() is not None else Page(1, 1, len(rows))
         return replace(status, queues=rows), page
+
+    def _on_screen(self) -> QueuePage | None:
+        """What the management API lists of the view on screen."""
+        if self.poller is None:
+            return None
+        return {View.QUEUES: self.poller.queues, View.DEAD: self.poller.dead_queues}.get(self.focus.view)
 
     def _sources(self, at_s: float, now_s: float) -> tuple[SourceState, ...]:
         mine = tuple(sources_of(self.wire, at_s=at_s, now_s=now_s))
         return (*mine, self.poller.state) if self.poller is not None else mine
 
     def _wanted(self) -> tuple[str, ...]:
-        """The queues whose depth AMQP has to say: those on screen when the management API does not."""
-        poller, focus = self.poller, self.focus
-        managed = poller is not None and poller.state.health is Health.OK
-        if focus.view in (View.QUEUES, View.DEAD) and not managed:
-            listed = poller.queues.rows if poller is not None and poller.queues is not None else ()
-            return tuple(row.queue for row in listed) or self.queue_names
+        """The queues whose depth AMQP has to say: the fleet's, and those on screen, unless the management API does."""
+        poller, view = self.poller, self.focus.view
+        if poller is not None and poller.state.health is Health.OK and view in (View.QUEUES, View.DEAD):
+            wanted = self.dead_names if view is View.QUEUES else self.work_names
+            return wanted[:MAX_QUEUES]
+        listed = self._on_screen()
+        first = [row.queue for row in listed.rows] if listed is not None else self._explaining()
+        if view is View.QUEUES:
+            rest = self.dead_names if first else self.queue_names
+        else:
+            rest = (*self.dead_names, *self.work_names) if view is View.DEAD else (*self.work_names, *self.dead_names)
+        return tuple(dict.fromkeys((*first, *rest)))[:MAX_QUEUES]
+
+    def _explaining(self) -> tuple[str, ...]:
+        """The queues of the host whose detail is open, or of its consumer's."""
+        focus = self.focus
         if not focus.opened or focus.view not in (View.HOSTS, View.CONSUMERS):
             return ()
         _, _, rest = focus.opened.partition("qctl/")

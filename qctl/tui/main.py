@@ -14,11 +14,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.geometry import Size
 from textual.screen import Screen
-from textual.widgets import Input
 
 from qctl.tui import headline, remember
 from qctl.tui.actions import ACTIONS, Action, Kind
 from qctl.tui.cells import Cell, one
+from qctl.tui.filter import Filter
 from qctl.tui.history import History
 from qctl.tui.pane import Lines, Pane, Tabs
 from qctl.tui.scene import Scene
@@ -27,7 +27,7 @@ from qctl.tui.table import Table
 from qctl.tui.views import listing as lists
 from qctl.tui.views.details import detail
 from qctl.tui.views.every import LISTINGS
-from qctl.tui.views.listing import MAX_MATCH, Arrangement, Listing
+from qctl.tui.views.listing import Arrangement, Listing
 
 if TYPE_CHECKING:
     from qctl.tui.app import Console
@@ -109,9 +109,7 @@ class Main(Screen[None], inherit_bindings=False):
             yield Table(id="list")
             yield Pane(id="pane")
         yield Lines(id="trouble")
-        yield Input(
-            id="filter", placeholder="text, or !text for rows without it", compact=True, max_length=MAX_MATCH + 1
-        )
+        yield Filter(id="filter")
         yield Lines(id="keys")
 
     def on_mount(self) -> None:
@@ -162,9 +160,8 @@ class Main(Screen[None], inherit_bindings=False):
     def _list(self, listing: Listing[Any]) -> None:
         wanted = self.arranged
         rows = lists.arranged(listing, wanted)
-        empty = "Nothing matches; Esc clears the filter." if wanted.match and listing.rows else listing.empty
         self.table.columns_are(listing.columns, sort=wanted.sort, descending=wanted.descending, wide=self.wide)
-        self.table.show(rows, key=listing.key, cells=listing.cells, empty=empty)
+        self.table.show(rows, key=listing.key, cells=listing.cells, empty=lists.without_rows(listing, wanted))
 
     def _lines(self, width: int) -> None:
         scene, app = self._scene, self.app
@@ -212,6 +209,14 @@ class Main(Screen[None], inherit_bindings=False):
         self.call_after_refresh(self.draw)
 
     # What the operator does
+
+    async def typed(self, event: events.Key) -> bool:
+        """Whether a key was the filter's, and is done: at once, since Enter decides whose the next key is."""
+        field = self.query_one(Filter)
+        if self.focused is field and event.key == "enter":
+            self._keep_filter()
+            return True
+        return self.focused is field and await field.typed(event)
 
     def action_press(self, key: str) -> None:
         """Do what a key stands for in this view."""
@@ -322,26 +327,28 @@ class Main(Screen[None], inherit_bindings=False):
 
     def _ask_filter(self) -> None:
         self._before_filter = self.arranged
-        field = self.query_one("#filter", Input)
-        with self.prevent(Input.Changed):
-            field.value = f"{'!' if self.arranged.invert else ''}{self.arranged.match}"
+        field = self.query_one(Filter)
+        field.put(self.arranged)
         field.display, self.query_one("#keys").display = True, False
-        # At once, and not when it is drawn: what is typed on at once is its text, and no key of the list.
         self.set_focus(field)
 
     def _close_filter(self) -> None:
-        field = self.query_one("#filter", Input)
+        field = self.query_one(Filter)
         field.display, self.query_one("#keys").display = False, True
         self.set_focus(self.table)
 
-    def on_input_changed(self, event: Input.Changed) -> None:
-        """Rows follow what is typed."""
-        match, invert = lists.filter_words(event.value)
+    def on_input_changed(self) -> None:
+        """Rows follow what is typed; once that is kept or taken back, it is told in vain."""
+        if self.query_one("#filter").display:
+            self._follow()
+
+    def _follow(self) -> None:
+        match, invert = lists.filter_words(self.query_one(Filter).value)
         if (match, invert) != (self.arranged.match, self.arranged.invert):
             self._arrange(replace(self.arranged, match=match, invert=invert))
 
-    def on_input_submitted(self) -> None:
-        """Keep the filter."""
+    def _keep_filter(self) -> None:
+        self._follow()
         self._close_filter()
 
     # What the table and the tabs say

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from qctl.ops.estimate import Estimates
 from qctl.ops.found import Depth
-from qctl.ops.status import QueueRow, Seen, Source, Status
+from qctl.ops.status import QueueRow, QuotaRow, Seen, Source, Status
 from qctl.tui.snapshot import TagRow
 
 #: What was heard is believed first, until it is so much older than what was counted.
@@ -41,9 +41,24 @@ def estimated(status: Status, estimates: Estimates | None) -> Status:
         status.quotas,
         {row.address: row for row in estimates.quotas},
         lambda row: row.address,
-        lambda old, new: replace(new, override=old.override),
+        _limited,
     )
     return replace(status, hosts=hosts, consumers=consumers, quotas=quotas)
+
+
+def _limited(old: QuotaRow, new: QuotaRow) -> QuotaRow:
+    """What is spent is known, but not of which limit where an operator has set another than the inventory's."""
+    if old.override is None:
+        return new
+    return replace(
+        new,
+        rates=old.rates,
+        override=old.override,
+        used_units=None,
+        limit_units=None,
+        period_s=None,
+        exhausted_at_s=None,
+    )
 
 
 def listed(tags: tuple[TagRow, ...], by_broker: Iterable[TagRow] | None) -> tuple[TagRow, ...]:
@@ -81,32 +96,38 @@ def queues(
 ) -> tuple[QueueRow, ...]:
     """The queues of a snapshot. listed: by the management API; known: those of the fleet; only_listed: no others.
 
-    A depth that the queue itself has said later than the list counts.
+    Where the queue itself has said its depth later than the list, that counts, and no rate that is as old as the list.
     """
     mine = {row.queue: row for row in known}
-    found = {row.queue: _with_takers(row, mine.get(row.queue)) for row in listed if only_listed or row.queue in mine}
-    rows = found.values() if only_listed else (found.get(name, row) for name, row in mine.items())
-    if depths_at_s is None:
-        return tuple(rows)
-    seen = Seen(Source.LIVE, depths_at_s)
-    return tuple(_deep(row, depths.get(row.queue), seen) for row in rows)
-
-
-def _with_takers(row: QueueRow, mine: QueueRow | None) -> QueueRow:
-    return row if mine is None or row.consumers == mine.consumers else replace(row, consumers=mine.consumers)
-
-
-def _deep(row: QueueRow, depth: Depth | None, seen: Seen) -> QueueRow:
-    if depth is None or not (row.seen is None or seen.at_s > row.seen.at_s + LATER_S):
-        return row
-    return replace(row, ready=depth.ready, why=depth.why, seen=seen, unacked=None if row.seen else row.unacked)
-
-
-def dead_queues(names: Iterable[str], depths: Mapping[str, Depth], at_s: float | None) -> tuple[QueueRow, ...]:
-    """Queues of dead letters that are there, by their own word."""
-    seen = Seen(Source.LIVE, at_s) if at_s is not None else None
+    page = {row.queue: row for row in listed}
+    seen = Seen(Source.LIVE, depths_at_s) if depths_at_s is not None else None
     return tuple(
-        QueueRow(queue=name, work=False, ready=depth.ready, seen=seen)
-        for name in names
-        if (depth := depths.get(name)) is not None and depth.ready is not None
+        _newest(page.get(name), mine.get(name), depths.get(name), seen) for name in (page if only_listed else mine)
     )
+
+
+def _newest(listed: QueueRow | None, mine: QueueRow | None, depth: Depth | None, seen: Seen | None) -> QueueRow:
+    """A queue by the list, or by its own word. One of `listed` and `mine` is there."""
+    if listed is None or (depth is not None and _outdated(listed.seen, seen)):
+        row = mine or (listed and QueueRow(listed.queue, work=listed.work, consumers=listed.consumers))
+        assert row is not None
+        return row if depth is None else replace(row, ready=depth.ready, why=depth.why, seen=seen)
+    return listed if mine is None or listed.consumers == mine.consumers else replace(listed, consumers=mine.consumers)
+
+
+def dead_queues(
+    listed: Iterable[QueueRow],
+    listed_at_s: float | None,
+    *,
+    names: Iterable[str],
+    depths: Mapping[str, Depth],
+    depths_at_s: float | None,
+) -> tuple[QueueRow, ...]:
+    """Queues of dead letters: as they are listed, until they have been asked later themselves; all of them then."""
+    seen = Seen(Source.LIVE, depths_at_s) if depths_at_s is not None else None
+    rows = {row.queue: _newest(row, None, depths.get(row.queue), seen) for row in listed}
+    if listed_at_s is None or (depths_at_s is not None and depths_at_s > listed_at_s + LATER_S):
+        for name in names:
+            if name not in rows and (depth := depths.get(name)) is not None and depth.ready is not None:
+                rows[name] = QueueRow(queue=name, work=False, ready=depth.ready, seen=seen)
+    return tuple(rows.values())

@@ -13,8 +13,12 @@ from enum import Enum
 from typing import Any
 
 from qctl.broker import management
+from qctl.broker.connect import Login
 from qctl.broker.listing import ListedConsumer, QueueListing, QueuesAsked, Sort
+from qctl.broker.login import login_for
 from qctl.broker.management import Api, Management, ManagementError
+from qctl.broker.refusals import LOOK_S, Refusal, mark_of, wait_s
+from qctl.errors import QctlError
 from qctl.inventory.model import Inventory
 from qctl.ops.estimate import Counted, Estimates, pair_of
 from qctl.ops.listed import queue_row, takers
@@ -39,6 +43,8 @@ TIMEOUT_S = 4.0
 USER_AGAIN_S = 60.0
 #: A request ends by itself within its own limit; this much is added for importing what makes it.
 GRACE_S = 0.5
+#: A secret's command may take ten seconds to say the password.
+FIND_S = 15.0
 #: Requests that a server keeps from ending, a byte now and then; with so many, no more are made.
 MAX_LEFT_BEHIND = 4
 #: By what the broker sorts queues, by the ids of columns.
@@ -83,18 +89,27 @@ class QueuePage:
 class Poller:
     """What the management API says of a virtual host; all of it is used in one event loop.
 
-    api None: the inventory names no management API. What was learnt stays where a request fails, with its age.
+    find: where the API is and who asks it, None where there is none; asked in a thread, and anew after a refusal, since
+    a password may have been rotated. It raises QctlError. What was learnt stays where a request fails, with its age.
     """
 
-    def __init__(self, api: Api | None, inventory: Inventory, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, find: Callable[[], Api | None], inventory: Inventory, *, now: Callable[[], float] = time.time
+    ) -> None:
         self.queues: QueuePage | None = None
         self.dead_queues: QueuePage | None = None
         self.consumers: tuple[TagRow, ...] | None = None
         self.estimates: Estimates | None = None
-        self._api, self._inventory, self._now = api, inventory, now
+        #: Whether what is asked takes long at present, and may be answered yet.
+        self.is_late = False
+        self._find, self._inventory, self._now = find, inventory, now
+        #: As found last; None for not yet, or to be found anew.
+        self._api: Api | None = None
+        self._refusal: Refusal | None = None
         self._taken = takers(inventory)
         self._counted = Counted(inventory)
-        self._state = SourceState(NAME, Health.CONNECTING if api else Health.OFF)
+        named = inventory.broker.local or inventory.broker.management is not None
+        self._state = SourceState(NAME, Health.CONNECTING if named else Health.OFF)
         self._focus, self._estimating = Focus(), False
         #: When the user's tags were learnt, None for not yet or not since a refusal; what the lack of one means.
         self._user_s: float | None = None
@@ -139,10 +154,25 @@ class Poller:
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Ask until cancelled; `changed` is called when there is something new. Returns where there is no API."""
-        while self._api is not None:
+        while True:
             need = await self._due()
             self._started_s = time.monotonic()
             self._due_s = self._started_s + random.uniform(POLL_LEAST_S, POLL_MOST_S)  # noqa: S311 (jitter is no secret)
+            try:
+                if self._api is None:
+                    self._api = await management.in_thread(self._find, timeout_s=FIND_S)
+            except QctlError as error:
+                self._fault(_sentence(error))
+                changed()
+                continue
+            if self._api is None:
+                self._state = SourceState(NAME, Health.OFF)
+                changed()
+                return
+            left_s = wait_s(self._refusal, _mark(self._api), time.monotonic())
+            if left_s > 0:
+                self._api, self._due_s = None, time.monotonic() + min(left_s, LOOK_S)
+                continue
             await self._poll(self._api, need, changed)
 
     # When, and for what
@@ -212,10 +242,12 @@ class Poller:
         work = asyncio.ensure_future(management.in_thread(lambda: self._ask(api, wanted), timeout_s=limit_s))
         try:
             if not (await asyncio.wait({work}, timeout=late_s))[0]:
+                self.is_late = True
                 self._fault(f"{api.url} has not answered for {late_s:.1f} s")
                 changed()
             self._learn(wanted, await work, focus, at_s)
             self._took_s = time.monotonic() - self._started_s
+            self._refusal = None
             if wanted is not _List.USER or self._need() is None:
                 self._state = SourceState(NAME, Health.OK, self._now(), self._only_its_own)
         except ManagementError as error:
@@ -224,8 +256,13 @@ class Poller:
                 return
             if isinstance(error, management.Refused):
                 self._user_s = None
-            self._fault(f"{error.message}. {error.hint}" if error.hint else error.message)
+                tries = self._refusal.tries if self._refusal is not None else 0
+                self._refusal = Refusal(_mark(api), tries + 1, time.monotonic())
+            if isinstance(error, management.Refused) or self._inventory.broker.local:
+                self._api = None  # a private node has other ports when it is started anew
+            self._fault(_sentence(error))
         finally:
+            self.is_late = False
             work.cancel()
         changed()
 
@@ -288,6 +325,24 @@ class Poller:
     def _fault(self, words: str) -> None:
         at_s = self._state.at_s
         self._state = SourceState(NAME, Health.FAILED if at_s is None else Health.STALE, at_s, words)
+
+
+def asked_of(inventory: Inventory) -> Api | None:
+    """Where an inventory's management API is at present, and who asks it; None where it names none.
+
+    Blocks where a secret is a command's. Raises SecretError, and BrokerUnreachable when the private node does not run.
+    """
+    login = login_for(inventory.broker, inventory.path, prefer_environment=True)
+    return management.api_of(inventory.broker, inventory.path, login)
+
+
+def _mark(api: Api) -> str:
+    """Tells who asks from another who does."""
+    return mark_of(Login((), api.username, api.password))
+
+
+def _sentence(error: QctlError) -> str:
+    return f"{error.message}. {error.hint}" if error.hint else error.message
 
 
 def _lacking(asked: Management) -> str:

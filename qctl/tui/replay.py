@@ -23,6 +23,8 @@ MAX_ROWS = 50_000
 #: Two snapshots further apart than this are shown this far apart.
 MAX_PAUSE_S = 3_600.0
 STOP_S = 2.0
+#: Nothing that is recorded is as much: tasks, units, bytes, seconds.
+MAX_NUMBER = 1e18
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def snapshots(path: Path) -> Iterator[Snapshot]:
         try:
             while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
                 number += 1
-                entry = json.loads(line)
+                entry = _decode(line)
                 if entry["is"] == "shown":
                     yield _snapshot(entry, rows)
                 elif entry["is"] in rows:
@@ -183,7 +185,7 @@ def _head(path: Path, file: BinaryIO) -> Head:
     """What the file says of itself. Raises UsageError when it is no recording of ours."""
     hint = "A recording is made by: qctl tui --record FILE."
     try:
-        entry = json.loads(file.readline(MAX_LINE_BYTES))
+        entry = _decode(file.readline(MAX_LINE_BYTES))
         if entry["is"] != HEAD:
             raise ValueError("another file")
         version, began_s = entry["v"], _finite(entry["began_s"])
@@ -202,6 +204,21 @@ def _head(path: Path, file: BinaryIO) -> Head:
 
 def _empty(path: Path) -> QctlError:
     return UsageError(f"{path} has no whole snapshot", hint="A recording needs about a second to have one.")
+
+
+def _decode(line: bytes) -> Any:
+    """What stands in a line, its numbers such as can be reckoned with. Raises ValueError."""
+    return json.loads(line, parse_constant=_number, parse_float=_number, parse_int=lambda text: int(_bounded(text)))
+
+
+def _number(text: str) -> float:
+    return float(_bounded(text))
+
+
+def _bounded(text: str) -> str:
+    if not abs(float(text)) <= MAX_NUMBER:
+        raise ValueError("a number beyond all bounds")
+    return text
 
 
 def _finite(value: Any) -> float:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qctl.broker.connect import Login, backoff, connect, stay_connected
+from qctl.broker.core import now_s
 from qctl.broker.login import login_for
 from qctl.broker.refusals import LOOK_S, Refusal, mark_of, wait_s
 from qctl.broker.session import ChannelLost, Connection
@@ -85,7 +86,7 @@ class Wire:
         self.broker, self.workers, self.control_log = Part(), Part(), Part()
         #: Of the supervisors, who are asked over the other connection.
         self.supervision = Part()
-        #: The monotonic instant since which readings are listened to; None while they are not.
+        #: The instant by `core.now_s` since which readings are listened to; None while they are not.
         self.listening_s: float | None = None
         self.connected_once = False
         self.last_error: QctlError | None = None
@@ -239,7 +240,7 @@ class Wire:
     async def _listen(self, connection: Connection) -> None:
         try:
             async with listen(connection, self.hearing) as listener:
-                self.listening_s = time.monotonic()
+                self.listening_s = now_s()
                 self.workers.failed = ""
                 if await listener.until(lambda: bool(self.hearing.heard), NEVER_SOONER_S):
                     self._changed()
@@ -323,12 +324,14 @@ class Wire:
             and host not in self.hearing.hosts
             and host not in self.last
         ]
-        now_s = time.monotonic()
-        if not missing or (self._log_read_s is not None and now_s - self._log_read_s < LOG_AGAIN_S):
+        begun_s = time.monotonic()
+        if not missing or (self._log_read_s is not None and begun_s - self._log_read_s < LOG_AGAIN_S):
             return
-        self._log_read_s = now_s
-        self.looked_back_s = look_back_s(len(self.inventory.hosts), MAX_LOG_ENTRIES)
-        tail = await last_minutes(connection, self.looked_back_s)
+        back_s = look_back_s(len(self.inventory.hosts), MAX_LOG_ENTRIES)
+        tail = await last_minutes(connection, back_s)
+        self._log_read_s, self.looked_back_s = begun_s, back_s
+        if tail.why:
+            log.info("the log of readings: %s", tail.why)
         entries = sorted(tail.last().items(), key=lambda found: found[0] not in self.inventory.hosts)
         self.last = {**dict(entries[: len(self.inventory.hosts) + MAX_HOSTS]), **self.last}
         self._changed()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from qctl.ops.status import BLOCKED, COUNTED, ConsumerRow, HostRow, QuotaRow, Seen, State
+from qctl.ops.status import BLOCKED, COUNTED, ConsumerRow, HostRow, QuotaRow, Seen, Source, State
 from qctl.ops.when import span
 from qctl.tui.bars import bar, bar_style, state_mark
 from qctl.tui.cells import EMPTY, UNKNOWN, Cell, Column, one
@@ -147,7 +147,18 @@ def total(values: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
+def at_least(cell: Cell, values: Iterable[float | None]) -> Cell:
+    """A sum of these values, `4.0+` where one of them is not known."""
+    unknown = cell != UNKNOWN and any(value is None for value in values)
+    return (*cell, ("+", "dim")) if unknown else cell
+
+
 # States
+
+
+def off_since_s(since_s: float | None, seen: Seen | None) -> float | None:
+    """Since when something is off: what is silent since its last word; for the rest a young row is no young state."""
+    return since_s if seen is None or seen.source is not Source.LOG else max(since_s or 0.0, seen.at_s)
 
 
 def state(

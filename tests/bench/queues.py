@@ -121,7 +121,7 @@ def main() -> int:
         }
         path.write_text(json.dumps(inventory), encoding="utf-8")
         with Misbehaving(upstream=broker.management_url) as counting:
-            asks = Poller(Api(counting.url, broker.username, broker.password), load(path))
+            asks = Poller(lambda: Api(counting.url, broker.username, broker.password), load(path))
             polls, cpu_s = asyncio.run(watched(asks))
             requests_made = len([path for path in counting.paths if path != "/whoami"]) - 1
     print(

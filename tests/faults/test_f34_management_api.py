@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from qctl.broker.login import login_for
-from qctl.broker.management import api_of
 from qctl.inventory.load import load
 from qctl.ops.status import State
 from qctl.tui import poller
 from qctl.tui.live import LiveSource
-from qctl.tui.poller import Poller
+from qctl.tui.poller import Poller, asked_of
 from qctl.tui.snapshot import Focus, Health, Snapshot, View
 from tests.brokers import Vhost
 from tests.faults.rows import Record, row
@@ -83,8 +81,7 @@ def test_the_console_lives_says_so_and_recovers(
         }
         path.write_text(json.dumps(document), encoding="utf-8")
         inventory = load(path)
-        login = login_for(inventory.broker, inventory.path, prefer_environment=True)
-        asks = Poller(api_of(inventory.broker, inventory.path, login), inventory)
+        asks = Poller(lambda: asked_of(inventory), inventory)
         source = LiveSource(inventory, connect_timeout_s=10.0, poller=asks)
         source.look_at(Focus(View.QUEUES))
         source.start(screen.show)

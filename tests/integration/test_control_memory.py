@@ -121,6 +121,8 @@ async def test_a_log_that_is_followed_goes_on_from_what_was_kept_and_says_when_i
         await pause(connection, ["web-9"])
         async with aclosing(follow(connection, operators=None, known=step.known)) as passes:
             step = await anext(passes)
+            await pause(connection, ["web-8"])
+            assert not (await anext(passes)).again  # what came is not to be forgotten for what comes
         assert step.again
         assert [one.target.host for one in step.known.desired.pauses] == ["web-9"]
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pika
 import pytest
 
-from qctl.broker import topology
-from qctl.broker.walk import MAX_RETURNS
-from qctl.errors import BrokerBlocked, Exit, QctlError
+from qctl.broker import topology, walk
+from qctl.broker.subscription import Subscription
+from qctl.broker.walk import MAX_RETURNS, WINDOW
+from qctl.errors import BrokerBlocked, Exit, QctlError, UnknownName
 from qctl.inventory.load import load
 from qctl.inventory.model import Inventory
 from qctl.ops import dead, enqueue, triage
@@ -26,7 +30,7 @@ from qctl.ops.letters import Which
 from qctl.ops.triage import Act, Order, Triage, chosen
 from qctl.units import parse_rate
 from tests.brokers import LOOPBACK, Vhost
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import Proxy, Way
 from tests.fleet import wait_until
 from tests.wire import connected, depth, stranger, take_all
 
@@ -101,6 +105,35 @@ def bury(vhost: Vhost, count: int, *, queue: str = "work.dead", **more: object) 
     return names
 
 
+def bury_alike(vhost: Vhost, bodies: Iterable[bytes], **more: object) -> None:
+    """Put these into `work.dead`, with nothing else said of them."""
+    with stranger(vhost) as channel:
+        channel.confirm_delivery()
+        for body in bodies:
+            channel.basic_publish("", "work.dead", body, pika.BasicProperties(delivery_mode=2, **more))
+
+
+@contextmanager
+def by_proxy(vhost: Vhost, directory: Path) -> Iterator[tuple[Proxy, Inventory]]:
+    """An inventory whose broker is reached through a proxy."""
+    with Proxy.to(vhost.broker.amqp_port) as way:
+        amqp = vhost.amqp_url.replace(f"{LOOPBACK}:{vhost.broker.amqp_port}", f"{LOOPBACK}:{way.port}")
+        inventory = write_inventory(vhost, directory, amqp=amqp)
+        declare(vhost, inventory)
+        yield way, inventory
+
+
+def after_each(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
+    """Call this with how many letters were acknowledged so far, after each of them."""
+    take, count = walk.Walk.take, itertools.count(1)
+
+    def take_and_act(self: walk.Walk, met: walk.Met) -> None:
+        take(self, met)
+        act(next(count))
+
+    monkeypatch.setattr(walk.Walk, "take", take_and_act)
+
+
 def look(inventory: Inventory, queue: str = "work.dead", **which: object) -> dead.Letters:
     return asyncio.run(dead.letters(inventory, queue, which=Which(**which), connect_timeout_s=CONNECT_S))  # type: ignore[arg-type]
 
@@ -172,6 +205,64 @@ class TestLooking:
         found = look(inventory, ids=(letter.address,))
         assert [one.key for one in found.letters] == [letter.key]
 
+    def test_large_bodies_behind_small_ones_are_met(
+        self, local_inventory: Inventory, local_vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given more small ones than a subscription holds, and behind them more bytes than are kept at once
+        monkeypatch.setattr(walk, "MAX_WAITING_BYTES", 200_000)
+        large = 60
+        bury_alike(local_vhost, [b"{}"] * WINDOW + [b"y" * 50_000] * large)
+
+        # When they are looked at, and dropped, then each is met
+        found = look(local_inventory)
+        assert (found.met, found.waiting, found.notes) == (WINDOW + large, WINDOW + large, ())
+        report = carry_out(local_inventory, Order(Act.DROP, "work.dead", WINDOW + large))
+        assert (report.done, depth(local_vhost, "work.dead")) == (WINDOW + large, 0)
+
+    def test_a_slow_line_is_waited_for_as_long_as_something_comes(
+        self, local_vhost: Vhost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given letters that take longer on the way than nothing at all is waited for
+        monkeypatch.setattr(walk, "PATIENCE_S", 0.3)
+        bodies = [b"y" * 60_000] * 2
+        with by_proxy(local_vhost, tmp_path) as (way, inventory):
+            bury_alike(local_vhost, bodies)
+            way.narrow(100_000, Way.DOWN)
+
+            # When they are looked at, then all are seen
+            found = look(inventory)
+        assert ([letter.size_bytes for letter in found.letters], found.notes) == ([60_000] * 2, ())
+
+    def test_more_than_its_channels_hold_ends_a_walk_with_words(
+        self, local_inventory: Inventory, local_vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(walk, "MAX_STRETCHES", 1)
+        bury(local_vhost, WINDOW + 1)
+        with pytest.raises(QctlError, match=r"as far as 1 channels go, with 500 messages held"):
+            look(local_inventory)
+        wait_until("all are back", lambda: depth(local_vhost, "work.dead") == WINDOW + 1)
+
+    def test_a_slow_replay_of_one_far_behind_takes_few_channels(
+        self, local_inventory: Inventory, local_vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(walk, "MAX_STRETCHES", 2)
+        names = bury(local_vhost, WINDOW + 100)
+        far = look(local_inventory, ids=(names[-1],))
+        assert carry_out(local_inventory, chosen(Act.REPLAY, far, rate=parse_rate("1/m"))).done == 1
+        assert ids(local_vhost, "work") == [names[-1]]
+
+    def test_a_look_that_goes_no_further_says_so(self) -> None:
+        assert dead.unseen(dead.MAX_LIMIT, dead.MAX_LIMIT) == []
+        (own,) = dead.unseen(dead.MAX_LIMIT, dead.MAX_LIMIT + 7)
+        assert own == "a look goes through the first 100000 letters; 7 lie behind them"
+        (others,) = dead.unseen(3, 5)
+        assert others.startswith("2 of 5 letters did not come within 2 s")
+
+    def test_what_no_queue_took_is_no_dead_letter(self, local_inventory: Inventory) -> None:
+        with pytest.raises(UnknownName, match="tasks that no queue took") as caught:
+            dead.dead_queue_of(local_inventory, topology.UNROUTABLE)
+        assert "qctl queues peek qctl.unroutable" in caught.value.hint
+
 
 class TestReplaying:
     def test_what_is_chosen_gets_another_life_and_the_rest_stays_in_order(
@@ -209,10 +300,7 @@ class TestReplaying:
     ) -> None:
         # Given a replay on its way, through a proxy
         count = 900
-        with Proxy.to(local_vhost.broker.amqp_port) as way:
-            amqp = local_vhost.amqp_url.replace(f"{LOOPBACK}:{local_vhost.broker.amqp_port}", f"{LOOPBACK}:{way.port}")
-            inventory = write_inventory(local_vhost, tmp_path, amqp=amqp)
-            declare(local_vhost, inventory)
+        with by_proxy(local_vhost, tmp_path) as (way, inventory):
             names = bury(local_vhost, count)
             work = Triage(inventory, Order(Act.REPLAY, "work.dead", count, rate=parse_rate("1000/s")))
 
@@ -280,6 +368,85 @@ class TestReplaying:
         assert ids(vhost, "work.dead") == [name for name in names if name not in ("task-3", "task-5")]
         assert depth(vhost, "work") == 0
 
+    def test_of_letters_that_say_the_same_as_many_as_were_chosen_are_taken(
+        self, local_inventory: Inventory, local_vhost: Vhost
+    ) -> None:
+        # Given letters that nobody can tell apart, without an id and with one, all of them delivered before
+        bury_alike(local_vhost, [b"{}"] * 10)
+        bury_alike(local_vhost, [b"{}"] * 10, message_id="same")
+        found = look(local_inventory)
+
+        # When some are dropped, then so many are gone
+        some = chosen(Act.DROP, dead.Letters(found.queue, found.letters[:2], found.met, found.waiting))
+        assert carry_out(local_inventory, some).words == "dropped 2 of 2"
+        assert depth(local_vhost, "work.dead") == 18
+
+        # and when all are replayed, so many are there, and none is said to be there twice
+        assert carry_out(local_inventory, Order(Act.REPLAY, "work.dead", 18)).words == "replayed 18 of 18"
+        assert (depth(local_vhost, "work"), depth(local_vhost, "work.dead")) == (18, 0)
+
+    @pytest.mark.parametrize("act", Act)
+    def test_of_letters_that_say_the_same_a_lost_connection_costs_none(
+        self, local_vhost: Vhost, tmp_path: Path, act: Act, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given such letters, some of which are chosen
+        with by_proxy(local_vhost, tmp_path) as (way, inventory):
+            bury_alike(local_vhost, [b"{}"] * 20)
+            found = look(inventory)
+            work = Triage(inventory, chosen(act, replace(found, letters=found.letters[:15])))
+
+            # When the connection is lost in the middle of them, and the broker has all acknowledgements
+            def break_off(taken: int) -> None:
+                if taken == 7:
+                    time.sleep(0.2)  # this thread alone: the proxy carries on
+                    way.reset()
+
+            after_each(monkeypatch, break_off)
+            report = asyncio.run(asyncio.wait_for(work.run(connect_timeout_s=CONNECT_S), RUN_TIMEOUT_S))
+
+        # Then no more are gone than were chosen, and what may be too many is said
+        assert (report.done, report.total) == (15, 15)
+        left = depth(local_vhost, "work.dead")
+        assert 5 <= left <= 5 + report.maybe_twice
+        if act is Act.REPLAY:
+            assert 20 <= left + depth(local_vhost, "work") <= 20 + report.maybe_twice
+
+    @pytest.mark.parametrize("act", Act)
+    def test_the_broker_lost_at_the_very_end_leaves_nothing_behind(
+        self, local_vhost: Vhost, tmp_path: Path, act: Act, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given acknowledgements of which the last ones do not get to the broker
+        count, most = 600, 500
+        monkeypatch.setattr(triage, "TAKEN_BACK_S", 5.0)
+        with by_proxy(local_vhost, tmp_path) as (way, inventory):
+            names = bury(local_vhost, count)
+            acked = itertools.count(1)
+            ack = Subscription.ack
+
+            def lose(self: Subscription, tags: Iterable[int]) -> None:
+                number = next(acked)
+                if not most < number <= count:
+                    ack(self, tags)
+
+            monkeypatch.setattr(Subscription, "ack", lose)
+
+            # When the connection ends a moment after the last of them
+            def end(taken: int) -> None:
+                if taken == count:
+                    asyncio.get_running_loop().call_later(0.1, way.reset)
+
+            after_each(monkeypatch, end)
+            work = Triage(inventory, Order(act, "work.dead", count))
+            report = asyncio.run(asyncio.wait_for(work.run(connect_timeout_s=CONNECT_S), RUN_TIMEOUT_S))
+
+        # Then all are gone, as it says
+        assert (report.done, report.total) == (count, count)
+        assert depth(local_vhost, "work.dead") == 0
+        if act is Act.REPLAY:
+            times = Counter(ids(local_vhost, "work"))
+            assert set(times) == set(names)
+            assert sum(times.values()) - count <= report.maybe_twice
+
 
 class TestCommands:
     def test_from_a_look_to_a_replay(self, local_inventory: Inventory, local_vhost: Vhost) -> None:
@@ -296,8 +463,8 @@ class TestCommands:
         shown = run(local_inventory, "dead", "show", "task-0", "mails")
         assert (shown.returncode, "\x1b" in shown.stdout, r"t\x1b[2J" in shown.stdout) == (0, False, True)
         # it is not done to what is not there, and not when it is only asked
-        done = run(local_inventory, "dead", "drop", "task-99", "--yes")
-        assert (done.returncode, "there is no dead letter 'task-99'" in done.stderr) == (Exit.FAILED, True)
+        done = run(local_inventory, "dead", "drop", "task\x1b99", "--yes")
+        assert (done.returncode, r"there is no dead letter 'task\x1b99'" in done.stderr) == (Exit.FAILED, True)
         dry = run(local_inventory, "dead", "replay", "work", "--all", "--dry-run")
         assert (dry.returncode, dry.stdout) == (0, "work.dead: 8 dead letters\n")
         assert depth(local_vhost, "work.dead") == 8

@@ -120,7 +120,7 @@ async def test_a_workers_burn_is_estimated_from_what_the_broker_counts(
     ) as fleet:
         fleet.start("web-1")
         fleet.enqueue("work", [{}] * 40)
-        asks, news = Poller(api_of(local_vhost), load(tmp_path / "inventory.yaml")), asyncio.Event()
+        asks, news = Poller(lambda: api_of(local_vhost), load(tmp_path / "inventory.yaml")), asyncio.Event()
         asks.needs_estimates(True)
 
         def used() -> int:

@@ -111,6 +111,25 @@ def test_a_purge_empties_the_one_queue_and_counts(inventory: Inventory, vhost: V
     assert (depth(vhost, "work"), depth(vhost, "outbox")) == (1, 2)
 
 
+def test_a_purge_that_is_interrupted_has_said_what_it_took(inventory: Inventory, vhost: Vhost) -> None:
+    fill(vhost, "work", 5)
+    said: list[int] = []
+
+    async def interrupted() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def note(done: queues.Purged) -> None:
+            said.append(done.count)
+            task.cancel()
+
+        await queues.purge(inventory, "work", connect_timeout_s=CONNECT_S, on_purged=note)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(interrupted())
+    assert (said, depth(vhost, "work")) == ([5], 0)
+
+
 def test_what_is_shown_is_no_command_to_a_terminal(local_vhost: Vhost, tmp_path: Path) -> None:
     # Given a message that would clear the screen, and ring
     inventory = write_inventory(local_vhost, tmp_path)

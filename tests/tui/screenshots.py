@@ -132,7 +132,7 @@ async def pictures(path: Path, directory: Path) -> None:
     """Every view, and the way of a pause."""
     inventory = load(path)
     login = login_for(inventory.broker, path, prefer_environment=False)
-    poller = Poller(management.api_of(inventory.broker, path, login), inventory)
+    poller = Poller(lambda: management.api_of(inventory.broker, path, login), inventory)
     source = LiveSource(inventory, connect_timeout_s=10, poller=poller)
     commands = (
         qctl(path, "quota", "set", "web-2/users-api", "900/60s", "--for", "1h", "--reason", "they asked", "--yes"),
@@ -199,7 +199,7 @@ async def way_of_a_pause(album: Album) -> None:
     await album.press(*"web-2", "enter")
     await album.until("one consumer", lambda: album.app.main.table.cursor_key.startswith("qctl/web-2/"))
     await album.press("P")
-    await album.reads("Cancel")
+    await album.reads("y confirms")
     # It rests on Cancel; the fields are before it.
     await album.press("shift+tab", *"2h", "shift+tab", *"they asked us to", "tab", "tab")
     await album.reads("they asked us to", "2h")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from textual.app import App, ComposeResult
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Static
 
@@ -62,11 +63,15 @@ class Console(App[None]):
         super().__init__()
         environment = changed.pop("environment", "development")
         inventory = synthetic.inventory(environment=environment)
-        self.acting = Acting(self, inventory, read_only=changed.pop("read_only", False))
+        self.refreshed = 0
+        self.acting = Acting(self, inventory, read_only=changed.pop("read_only", False), changed=self._refreshed)
         self.told: list[tuple[str, str]] = []
         for each in THEMES:
             self.register_theme(each)
         self.theme = DEFAULT
+
+    def _refreshed(self) -> None:
+        self.refreshed += 1
 
     def compose(self) -> ComposeResult:
         yield Static("the list below")
@@ -104,14 +109,60 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
 
 
 async def ask(app: Console, pilot: Pilot[None], action: str = "pause") -> Ask:
+    """The question, when it has been seen."""
     app.acting.perform(action, SELECTION)
     await pilot.pause()
-    assert isinstance(app.screen, Ask)
-    return app.screen
+    screen = app.screen
+    assert isinstance(screen, Ask)
+    while not screen.is_seen:
+        await pilot.pause(0.005)
+    return screen
 
 
 def focused(app: Console) -> str:
     return str(app.focused.id) if app.focused else ""
+
+
+@pytest.fixture(autouse=True)
+def quick_eyes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question is seen as soon as it is painted."""
+    monkeypatch.setattr("qctl.tui.screens.ask.SEEN_S", 0.001)
+
+
+@scenario
+async def test_what_was_typed_before_the_question_could_be_read_confirms_nothing(
+    fakes: list[Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qctl.tui.screens.ask.SEEN_S", 0.25)
+    app = Console()
+    async with app.run_test(size=(80, 24)) as pilot:
+        # given keys in one go, before it is painted and just after, and a click that was meant for the list
+        app.acting.perform("pause", SELECTION)
+        await pilot.press(*"yzy", "right", "enter", "y")
+        assert isinstance(app.screen, Ask)
+        assert not app.screen.is_seen
+        assert "y confirms" not in app.said()
+        app.screen.query_one("#confirm", Button).press()
+        await pilot.pause()
+        # then it still stands there, and a key that was pressed before that moment is none of it either
+        screen = app.screen
+        assert isinstance(screen, Ask)
+        early = Key("y", "y")
+        while not screen.is_seen:
+            await pilot.pause(0.01)
+        app.post_message(early)
+        await pilot.pause()
+        assert app.screen is screen
+        assert fakes == []
+        # when it says so, y confirms
+        assert "y confirms" in app.said()
+        await pilot.press("y")
+        assert len(fakes) == 1
+        # and what cancels need not wait
+        await pilot.press("escape")
+        app.acting.perform("pause", SELECTION)
+        await pilot.press("escape")
+        assert not isinstance(app.screen, Ask)
 
 
 @scenario
@@ -232,12 +283,11 @@ async def test_what_became_of_it_stays_until_it_is_closed_and_goes_on_when_it_is
         await ask(app, pilot)
         await pilot.press("y", "escape")
         assert app.acting.busy == 1
-        assert app.acting.last_words() == ("pause web-1, 2 consumers: not known to be given",)
         fakes[1].told = PROVEN
-        assert app.acting.last_words() == ("pause web-1, by oncall: 1 proven (it was not waited for the rest)",)
         fakes[1].end.set_result(None)
         await pilot.pause()
-        # then it is told when it is over
+        # then it is told when it is over, and each time what is shown was asked for anew
+        assert app.refreshed == 2
         assert app.told == [("pause web-1, by oncall: 1 proven", "information")]
 
         # and both can be looked at again
@@ -330,11 +380,19 @@ async def test_on_a_small_terminal_the_buttons_of_a_long_question_are_seen() -> 
     every = Selection(View.HOSTS, tuple(synthetic.inventory().hosts), synthetic.snapshot())
     async with app.run_test(size=(80, 24)) as pilot:
         app.acting.perform("pause", every)
-        await pilot.pause()
+        await pilot.pause(0.05)
         for button in ("#cancel", "#confirm"):
             region = app.screen.query_one(button).region
             assert region.height == 1
             assert app.screen.region.contains_region(region)
+        # and there is a way to the last target, which is said
+        area = app.screen.query_one("#scroll")
+        assert "PgDn: more" in app.said()
+        for key, place in (("j", 1), ("k", 0), ("pagedown", None), ("pageup", 0), ("end", area.max_scroll_y)):
+            await pilot.press(key)
+            await pilot.pause()
+            assert area.scroll_y > 1 if place is None else area.scroll_y == place
+        assert area.max_scroll_y > 1
         # and the field for the name comes into view when it is gone to
         await pilot.press("y")
         await pilot.pause()

@@ -57,6 +57,7 @@ class Console(App[None]):
 def fleet(local_vhost: Vhost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, value in local_vhost.environment().items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("qctl.tui.screens.ask.SEEN_S", 0.001)
     hosts = {"web-1": {}, "web-2": {}}
     sections = {"quotas": {"twitter": "1000/h"}, "consumers": {"timeline": CONSUMER}, "hosts": hosts}
     with Fleet(local_vhost, tmp_path, HANDLERS, **sections) as found:
@@ -95,6 +96,7 @@ async def test_a_consumer_is_paused_and_resumed_with_keys_and_the_workers_proof_
         app.acting.perform("pause", about(View.CONSUMERS, "qctl/web-1/timeline/1"))
         await pilot.pause()
         await shown(app, pilot, "pause web-1/timeline, 1 consumer?")
+        await shown(app, pilot, "y confirms")
         await pilot.press("y")
         words = await shown(app, pilot, "2 proven")
         # then the proof of each is there, with the instant
@@ -107,6 +109,7 @@ async def test_a_consumer_is_paused_and_resumed_with_keys_and_the_workers_proof_
         # when a limit is set that no task can be paid from, for a while
         app.acting.perform("quota_set", about(View.QUOTAS, "web-1/twitter"))
         await pilot.pause()
+        await shown(app, pilot, "y confirms")
         await pilot.press(*"500/h", "enter", *"10m", "enter", "enter")
         await pilot.press("right", "enter")
         words = await shown(app, pilot, "set web-1/twitter to 500/h until", "1 proven")
@@ -116,6 +119,7 @@ async def test_a_consumer_is_paused_and_resumed_with_keys_and_the_workers_proof_
         # and when all of the host is resumed
         app.acting.perform("resume", about(View.HOSTS, "web-1"))
         await pilot.pause()
+        await shown(app, pilot, "y confirms")
         await pilot.press("y")
         await shown(app, pilot, "resume web-1, by", "2 proven")
         assert app.told == []
@@ -134,6 +138,7 @@ async def test_tasks_are_enqueued_and_their_letters_looked_at_replayed_dropped_a
         await pilot.pause()
         await shown(app, pilot, "enqueue 3 tasks for timeline?")
         app.screen.query_one("#cancel").focus()
+        await shown(app, pilot, "y confirms")
         await pilot.press("y")
         await shown(app, pilot, "timeline: confirmed 3 of 3")
         await pilot.press("escape")
@@ -155,6 +160,7 @@ async def test_tasks_are_enqueued_and_their_letters_looked_at_replayed_dropped_a
         await pilot.pause()
         await shown(app, pilot, "replay every dead letter of timeline.dead?", "3 there")
         app.screen.query_one("#rate", Input).value = "1/h"
+        await shown(app, pilot, "y confirms")
         await pilot.press("y")
         await shown(app, pilot, "replayed 1 of 3")
         await pilot.press("S")
@@ -169,6 +175,7 @@ async def test_tasks_are_enqueued_and_their_letters_looked_at_replayed_dropped_a
         assert app.screen.query_one(OptionList).option_count == 2
         await pilot.press("space", "D")
         await shown(app, pilot, "drop 1 dead letter of timeline.dead?")
+        await shown(app, pilot, "y confirms")
         await pilot.press("y")
         await shown(app, pilot, "timeline.dead: dropped 1 of 1")
         await pilot.press("escape")
@@ -176,6 +183,7 @@ async def test_tasks_are_enqueued_and_their_letters_looked_at_replayed_dropped_a
         # and what is left is replayed as fast as the broker takes it
         app.acting.perform("replay", dead)
         await pilot.pause()
+        await shown(app, pilot, "y confirms")
         await pilot.press("y")
         await shown(app, pilot, "timeline.dead: replayed 1 of 1")
         await pilot.press("escape")
@@ -183,6 +191,7 @@ async def test_tasks_are_enqueued_and_their_letters_looked_at_replayed_dropped_a
         # and what waits purged
         app.acting.perform("purge", about(View.QUEUES, "timeline"))
         await pilot.pause()
+        await shown(app, pilot, "y confirms")
         await pilot.press("y")
         await shown(app, pilot, "timeline: purged 2")
         assert app.told == []

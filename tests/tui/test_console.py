@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 
 from qctl.errors import BrokerUnreachable
 from qctl.tui import remember
+from qctl.tui.acts.plan import Plan, Shown
 from qctl.tui.app import Console
 from qctl.tui.headline import Place
 from qctl.tui.snapshot import Focus, Page, Snapshot, View
@@ -128,10 +130,18 @@ def test_a_filter_narrows_the_list_while_it_is_typed() -> None:
             assert "/web-1 2 of 6" in lines(app)[2]
             assert source.focuses[-1].match == "web-1"
 
-            # the line has the keys at once, for what was typed ahead
-            app.main.action_press("slash")
-            assert app.focused is app.main.query_one("#filter")
-            await pilot.press("enter")
+            # and typed in one piece, as a terminal gives what was typed ahead: each key is whose it was meant to be
+            async def ahead(*keys: str) -> None:
+                for key in keys:
+                    app.post_message(events.Key(key, key if len(key) == 1 else None))
+                await pilot.pause()
+
+            await ahead("slash", *"lab-2", "backspace", "1", "enter", "k")
+            assert (app.main.arranged.match, listed(app)) == ("lab-1", ["lab-1"])
+            await ahead("slash", *"web", "escape")
+            assert (app.main.arranged.match, app.focused) == ("lab-1", app.main.table)
+            await ahead("slash", *"web")
+            await ahead(*"-1", "enter")
             # then a key is a key of the list again; Esc in the line gives the old filter back
             await pilot.press("slash", "home", "!", "escape")
             assert listed(app) == ["web-1", "web-10"]
@@ -204,9 +214,12 @@ def test_marks_are_counted_kept_and_taken_away_step_by_step() -> None:
     run(scenario)
 
 
-def test_the_newest_snapshot_wins_from_any_thread_and_a_frozen_screen_keeps_still() -> None:
+def test_the_newest_snapshot_wins_from_any_thread_and_a_frozen_screen_keeps_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def scenario() -> None:
         async with console() as (app, pilot, source):
+            await pilot.press("2")
 
             def push(number: int) -> None:
                 source.push(troubled.troubled(page=Page(1, 1, number)))
@@ -222,6 +235,12 @@ def test_the_newest_snapshot_wins_from_any_thread_and_a_frozen_screen_keeps_stil
             await pilot.pause()
             assert "frozen" in lines(app)[0]
             assert "Queues 999" in lines(app)[2]
+            # but what is asked before a change is about what is known now
+            asked: list[Any] = []
+            monkeypatch.setattr(app.acting, "perform", lambda *given: asked.append(given))
+            await pilot.press("P")
+            [(action, selection)] = asked
+            assert (action, selection.snapshot.page.total) == ("pause", 7)
             await pilot.press("f")
             await pilot.pause()
             assert "Queues 7" in lines(app)[2]
@@ -345,5 +364,30 @@ def test_quitting_is_a_key_and_costs_nothing() -> None:
                 await pilot.press(key)
                 await pilot.pause()
                 assert (app.return_code, app.failure, app.last_words) == (0, None, ())
+
+    run(scenario)
+
+
+def test_what_runs_when_the_console_is_quit_is_ended_first_and_then_told() -> None:
+    class Replaying:
+        doing, is_given, done = "replaying", True, 7
+
+        def shown(self) -> Shown:
+            return Shown(summary=f"replayed {self.done} of 10")
+
+        async def run(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)  # confirms on their way
+                self.done = 9
+
+    async def scenario() -> None:
+        async with console() as (app, pilot, _source):
+            assert app.acting is not None
+            app.acting._begin(Plan("replay", "Replay", (), "", Replaying))
+            await pilot.pause()
+            app.exit()
+        assert app.last_words == ("replayed 9 of 10 (it was not waited for the rest)",)
 
     run(scenario)

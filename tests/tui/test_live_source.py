@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from qctl.broker.login import login_for
-from qctl.broker.management import api_of
 from qctl.errors import BrokerUnreachable, Exit
 from qctl.inventory.load import load
 from qctl.inventory.model import Inventory
 from qctl.ops.status import HostRow, Source, State
 from qctl.tui.live import LiveSource
-from qctl.tui.poller import Poller
+from qctl.tui.poller import Poller, asked_of
 from qctl.tui.snapshot import Focus, Health, Snapshot, SourceState, View
 from tests.brokers import Vhost
 from tests.fleet import Fleet, wait_until
@@ -57,8 +55,7 @@ def watching(
     """A source that shows; it ends in time. managed: it also asks the management API."""
     poller = None
     if managed:
-        login = login_for(inventory.broker, inventory.path, prefer_environment=True)
-        poller = Poller(api_of(inventory.broker, inventory.path, login), inventory)
+        poller = Poller(lambda: asked_of(inventory), inventory)
     source, screen = LiveSource(inventory, connect_timeout_s=connect_timeout_s, poller=poller), Screen()
     source.start(screen.show)
     try:

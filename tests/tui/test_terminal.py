@@ -164,8 +164,9 @@ def test_given_the_demo_when_a_consumer_is_paused_and_resumed_with_keys_then_the
         terminal.text("web-2")
         terminal.press("Enter")
         terminal.until("web-2/timeline", without="web-1/timeline")
-        terminal.press("P")
-        terminal.until("pause web-2/timeline", "Cancel")
+        # and what comes with the key in one go, as of a paste, does not answer the question
+        terminal.text("Py")
+        terminal.until("pause web-2/timeline", "y confirms")
         terminal.press("y")
         terminal.until("1 proven")
         terminal.press("Escape")
@@ -173,7 +174,7 @@ def test_given_the_demo_when_a_consumer_is_paused_and_resumed_with_keys_then_the
 
         # When it is resumed, then that is proven too
         terminal.press("R")
-        terminal.until("resume web-2/timeline", "Cancel")
+        terminal.until("resume web-2/timeline", "y confirms")
         terminal.press("y")
         terminal.until("1 proven")
         terminal.press("Escape")

@@ -30,9 +30,17 @@ class Acting:
     """Carries out what is asked for in a console, and keeps what it has begun. The console's thread alone."""
 
     def __init__(
-        self, app: App[Any], inventory: Inventory, *, read_only: bool, connect_timeout_s: float = 10.0
+        self,
+        app: App[Any],
+        inventory: Inventory,
+        *,
+        read_only: bool,
+        connect_timeout_s: float = 10.0,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """changed: called when an act is over, since what is shown may be otherwise now."""
         self._app = app
+        self._changed = changed
         self._where = Where(inventory, connect_timeout_s)
         self._read_only = read_only
         self._acts = Acts()
@@ -42,9 +50,9 @@ class Acting:
         """Acts that still run."""
         return len(self._acts.running)
 
-    def last_words(self) -> tuple[str, ...]:
-        """What is true of the acts that still run, for whoever ends the console."""
-        return tuple(running.last_words for running in self._acts.running)
+    async def leave(self) -> tuple[str, ...]:
+        """End the acts that still run, and say what is true of them, for whoever ends the console."""
+        return await self._acts.leave()
 
     def perform(self, action_id: str, selection: Selection) -> None:
         """Do what an action of the table says, or ask first; what cannot be done is told. Returns at once."""
@@ -83,6 +91,7 @@ class Acting:
 
     def _ended(self, running: Running) -> None:
         """Tell what became of it, unless it can be seen."""
+        self._changed()
         if any(isinstance(screen, Outcome) and screen.running is running for screen in self._app.screen_stack):
             return
         shown = running.shown()

@@ -27,6 +27,7 @@ from qctl.tui.acts.plan import (
     typed_name,
 )
 from qctl.tui.cells import one
+from qctl.tui.theme import Tone
 
 #: Quotas that are set at once, and how many of them at the same time: each has a connection of its own.
 MAX_QUOTAS = 50
@@ -65,7 +66,7 @@ def draft(where: Where, verb: Verb, about: Selection) -> Draft:
             what=what,
             verb="Set" if is_set else "Clear",
             targets=tuple(line for one in selections for line in wording.listed(inventory, one)),
-            typed=typed_name(" ".join(map(str, selections)), len(selections), "quotas"),
+            typed=typed_name(" ".join(map(str, selections)), len(selections), f"{len(selections)} quotas"),
             start=start,
             warnings=tuple(line for one in selections for line in wording.warnings(inventory, one, rates)),
         )
@@ -94,7 +95,9 @@ class Limits:
     def __init__(self, where: Where, given: list[tuple[quotas.Selection, Command]]) -> None:
         self._where = where
         self._works = [quotas.Setting(one, command) for one, command in given]
-        self._begun = 0
+        self._begun: set[quotas.Setting] = set()
+        self._failures: dict[quotas.Setting, QctlError] = {}
+        self._is_over = False
 
     @property
     def doing(self) -> str:
@@ -104,11 +107,13 @@ class Limits:
     @property
     def is_given(self) -> bool:
         """Whether a command may have been sent."""
-        return self._begun > 0
+        return bool(self._begun)
 
     def shown(self) -> Shown:
-        """What holds now, by those who answered."""
+        """What holds now, by those who answered; of several, first those that were not given."""
         reports = [work.report for work in self._works]
+        is_over = self._is_over and len(self._works) > 1
+        missing = [work for work in self._works if is_over and not work.report.confirmed]
         rows = sorted((row for one in reports for row in one.verdicts), key=lambda row: DOUBT.index(row.standing))
         confirmed = [one for one in reports if one.confirmed]
         summary = ""
@@ -120,7 +125,7 @@ class Limits:
                 summary = f"{len(confirmed)} of {len(reports)} given, by {confirmed[0].user}: {done}"
         return Shown(
             titles=("QUOTA", "PROOF", "LIMIT", "PROCESSES"),
-            rows=tuple(_row(row) for row in rows),
+            rows=(*map(self._missing, missing), *map(_row, rows)),
             right=frozenset({3}),
             notes=tuple(dict.fromkeys(note for one in reports for note in one.notes)),
             summary=summary,
@@ -128,19 +133,41 @@ class Limits:
         )
 
     async def run(self) -> None:
-        """Give the commands and gather the proof. Raises QctlError; of several the first, when all have been tried."""
+        """Give the commands and gather the proof. Raises QctlError when all were tried; `shown` has which failed."""
         login, api = await asyncio.to_thread(access.operator, self._where.inventory)
         places = asyncio.Semaphore(AT_ONCE)
 
         async def give(work: quotas.Setting) -> None:
             async with places:
-                self._begun += 1
-                await work.run(login, api, connect_timeout_s=self._where.connect_timeout_s, timeout_s=PROOF_S)
+                self._begun.add(work)
+                try:
+                    await work.run(login, api, connect_timeout_s=self._where.connect_timeout_s, timeout_s=PROOF_S)
+                except QctlError as error:
+                    self._failures[work] = error
 
-        found = await asyncio.gather(*(give(work) for work in self._works), return_exceptions=True)
-        failures = [one for one in found if isinstance(one, BaseException)]
-        for failure in sorted(failures, key=lambda one: isinstance(one, QctlError)):
+        try:
+            found = await asyncio.gather(*(give(work) for work in self._works), return_exceptions=True)
+        finally:
+            self._is_over = True
+        for defect in filter(None, found):
+            raise defect
+        failures = list(self._failures.values())
+        if failures and len(self._works) > 1:
+            first = failures[0]
+            words = f"{len(failures)} of {len(self._works)} quotas failed, the first one: {first.message}"
+            raise QctlError(words, hint=first.hint)
+        for failure in failures:
             raise failure
+
+    def _missing(self, work: quotas.Setting) -> Row:
+        """A quota whose command is not known to stand in the log."""
+        failure = self._failures.get(work)
+        said = ("✗ failed", Tone.BAD) if failure else ("? not known", Tone.WARN)
+        if work not in self._begun:
+            said = ("· not given", Tone.DIM)
+        return Row(
+            (one(str(work.report.selection)), one(*said), one(None), one(None)), failure.message if failure else ""
+        )
 
 
 def _row(row: quotas.Verdict) -> Row:

@@ -14,7 +14,20 @@ from qctl.inventory.model import Inventory
 from qctl.ops import access, pausing, targets, wording
 from qctl.ops.status import ConsumerRow, in_words
 from qctl.ops.when import precise
-from qctl.tui.acts.plan import LASTS, REASON, Draft, Plan, Row, Selection, Shown, Where, lasts, reason_of, typed_name
+from qctl.tui.acts.plan import (
+    LASTS,
+    REASON,
+    Draft,
+    Plan,
+    Row,
+    Selection,
+    Shown,
+    Where,
+    lasts,
+    of_when,
+    reason_of,
+    typed_name,
+)
 from qctl.tui.cells import one
 from qctl.tui.snapshot import View
 from qctl.tui.theme import Tone
@@ -40,7 +53,8 @@ def draft(where: Where, verb: Verb, about: Selection) -> Draft:
     Raises UsageError and UnknownName, as `targets.select` does, for what is not in the inventory.
     """
     named = selected(where.inventory, about)
-    typed = typed_name(named.shown, len(named.pairs), "consumers")
+    number = len(named.pairs)
+    typed = typed_name(named.shown, len(named.targets), f"{number} consumer{'s' if number > 1 else ''}")
     # Rows that were marked may be more names than a sentence holds.
     selection = named if typed == named.shown else replace(named, shown=f"{len(named.targets)} targets")
     states = {(row.host, row.consumer): row for row in about.snapshot.status.consumers}
@@ -67,9 +81,11 @@ def draft(where: Where, verb: Verb, about: Selection) -> Draft:
 
 
 def _target(states: Mapping[tuple[str, str], ConsumerRow], host: str, consumer: str) -> str:
-    """A consumer, and what is known of it now."""
+    """A consumer, what is known of it, and of when that is."""
     row = states.get((host, consumer))
-    return f"{host}/{consumer}" if row is None else f"{host}/{consumer}  {in_words(row.state, row.why)}"
+    if row is None:
+        return f"{host}/{consumer}"
+    return f"{host}/{consumer}  {in_words(row.state, row.why)}{of_when(row.seen, ', heard at')}"
 
 
 def selected(inventory: Inventory, about: Selection) -> targets.Selection:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from qctl.errors import UsageError
 from qctl.inventory.model import Inventory
+from qctl.ops.status import Seen
 from qctl.ops.until import parse_until
+from qctl.ops.when import clock
 from qctl.ops.wording import MAX_REASON_CHARS
 from qctl.tui.cells import Cell
 from qctl.tui.snapshot import Snapshot, View
 from qctl.units import parse_duration
 
-#: Characters of what has to be typed in production; longer than this it would not be read but copied.
+#: Characters of several names that have to be typed in production; longer than this they would not be read but copied.
 MAX_TYPED_CHARS = 40
 #: Rows of what is proven that are shown, and kept.
 MAX_ROWS = 500
@@ -37,7 +40,9 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What an act is about: the view, the keys of its marked rows or of the one at the cursor, and what was shown."""
+    """What an act is about: the view, the keys of its marked rows or of the one at the cursor, and the newest that is
+    known of them.
+    """
 
     view: View
     keys: tuple[str, ...]
@@ -164,6 +169,14 @@ def lasts(values: Mapping[str, str], now_s: float) -> tuple[float | None, float 
     return None, duration_s
 
 
-def typed_name(shown: str, number: int, noun: str) -> str:
-    """What has to be typed in production: the name, or how many where names are too many to type."""
-    return shown if len(shown) <= MAX_TYPED_CHARS else f"{number} {noun}"
+def of_when(seen: Seen | None, before: str) -> str:
+    """The instant at which something was true, after `before`; "" where nobody knows.
+
+    No age: a question stands there for as long as somebody thinks, and an instant stays true.
+    """
+    return "" if seen is None else f"{before} {clock(seen.at_s, now_s=time.time())}"
+
+
+def typed_name(shown: str, names: int, otherwise: str) -> str:
+    """What has to be typed in production: the name, however long; `otherwise` where names are too many to type."""
+    return shown if names == 1 or len(shown) <= MAX_TYPED_CHARS else otherwise

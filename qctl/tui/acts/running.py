@@ -13,6 +13,8 @@ from qctl.tui.acts.plan import Act, Shown
 
 #: Acts at one time; each has connections of its own.
 MAX_RUNNING = 8
+#: The end of the console waits so long for acts to end: for confirmations on their way.
+LEAVE_S = 2.0
 #: Acts that are over and are kept to be looked at.
 MAX_KEPT = 20
 
@@ -36,6 +38,7 @@ class Running:
         #: None when it is over: what it has gathered of a large fleet takes room.
         self._act: Act | None = act
         self._last = Shown()
+        self._was_given = False
         self._is_stopped = False
         self.begun_at_s = time.time()
         self.failure: QctlError | None = None
@@ -54,7 +57,7 @@ class Running:
             self.failure = Interrupted(f"stopped; {done}")
         except Exception as error:  # noqa: BLE001 - whatever it is, the console goes on, and what was given holds
             self.failure = unexpected(self.what, error)
-        self._last = act.shown().bounded()
+        self._last, self._was_given = act.shown().bounded(), act.is_given
         self._act = None
         self.is_over = True
         ended(self)
@@ -75,11 +78,13 @@ class Running:
 
     @property
     def last_words(self) -> str:
-        """What is true of it when the console ends."""
+        """What is true of it when the console has ended it."""
         summary = self.shown().summary
+        if self.is_over and self.failure is None:
+            return summary or self.what
         if summary:
             return f"{summary} (it was not waited for the rest)"
-        is_given = self._act is not None and self._act.is_given
+        is_given = self._was_given if self._act is None else self._act.is_given
         return f"{self.what}: {'not known to be given' if is_given else 'not given'}"
 
     async def ended(self) -> None:
@@ -93,6 +98,7 @@ class Acts:
     def __init__(self) -> None:
         self._running: list[Running] = []
         self._over: deque[Running] = deque(maxlen=MAX_KEPT)
+        self._is_left = False
 
     @property
     def running(self) -> tuple[Running, ...]:
@@ -112,8 +118,23 @@ class Acts:
         def over(one: Running) -> None:
             self._running.remove(one)
             self._over.append(one)
-            ended(one)
+            if not self._is_left:
+                ended(one)
 
         running = Running(what, act, over)
         self._running.append(running)
         return running
+
+    async def leave(self) -> tuple[str, ...]:
+        """Stop what still runs, wait for its end, at most LEAVE_S, and only then say what is true of each."""
+        self._is_left = True  # there is no screen to tell it on
+        stopped = self.running
+        for one in stopped:
+            one.stop()
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                for one in stopped:
+                    await one.ended()
+        except TimeoutError:
+            pass
+        return tuple(one.last_words for one in stopped)

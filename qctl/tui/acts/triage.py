@@ -10,7 +10,7 @@ from qctl.ops.letters import DeadLetter
 from qctl.ops.status import QueueRow
 from qctl.ops.triage import Act
 from qctl.ops.when import span
-from qctl.tui.acts.plan import Draft, Field, Plan, Row, Selection, Shown, Where, typed_name
+from qctl.tui.acts.plan import Draft, Field, Plan, Row, Selection, Shown, Where, of_when, typed_name
 from qctl.tui.cells import one
 from qctl.tui.theme import Tone
 from qctl.units import Rate, parse_rate
@@ -32,8 +32,8 @@ def draft(where: Where, act: Act, about: Selection) -> Draft:
         return Plan(
             what=f"{act} every dead letter of {_listed(names)}{_pace(rate)}",
             verb=act.capitalize(),
-            targets=tuple(f"{name}: {_depth(rows.get(name), about.snapshot.at_s)}" for name in names),
-            typed=typed_name(" ".join(names), len(names), "queues"),
+            targets=tuple(f"{name}: {_depth(rows.get(name))}" for name in names),
+            typed=typed_name(" ".join(names), len(names), f"{len(names)} queues"),
             start=lambda: Letters(where, act, names, rate=rate),
             more=_gone(act),
         )
@@ -52,7 +52,7 @@ def draft_of(where: Where, act: Act, queue: str, letters: Sequence[DeadLetter], 
             what=f"{act} {number} of {queue}{_pace(rate)}",
             verb=act.capitalize(),
             targets=tuple(_line(letter, now_s) for letter in letters),
-            typed=typed_name(queue, 1, "queues"),
+            typed=queue,
             start=lambda: Letters(where, act, (queue,), rate=rate, found=found),
             more=_gone(act),
         )
@@ -83,8 +83,8 @@ def purge(where: Where, about: Selection) -> Draft:
         return Plan(
             what=f"purge {_listed(names)}",
             verb="Purge",
-            targets=tuple(f"{name}: {_depth(rows.get(name), about.snapshot.at_s)}" for name in names),
-            typed=typed_name(" ".join(names), len(names), "queues"),
+            targets=tuple(f"{name}: {_depth(rows.get(name))}" for name in names),
+            typed=typed_name(" ".join(names), len(names), f"{len(names)} queues"),
             start=lambda: Purging(where, names),
             more=("what is purged is gone for good; what consumers have in hand stays",),
         )
@@ -105,13 +105,12 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} queues"
 
 
-def _depth(row: QueueRow | None, now_s: float) -> str:
-    """How many there are, and how old that is."""
+def _depth(row: QueueRow | None) -> str:
+    """How many there were, and when."""
     if row is None or row.ready is None:
         return "how many there are is not known"
-    age = f", {span(max(0.0, now_s - row.seen.at_s))} ago" if row.seen is not None else ""
     hand = f", {row.unacked} in hand" if row.unacked else ""
-    return f"{row.ready} there{hand}{age}"
+    return f"{row.ready} there{hand}{of_when(row.seen, ' at')}"
 
 
 def _line(letter: DeadLetter, now_s: float) -> str:
@@ -214,7 +213,7 @@ class Purging:
     def shown(self) -> Shown:
         """How many messages each has lost."""
         rows = tuple(Row((one(each.queue), one(each.count, Tone.OK), one(each.unacked))) for each in self._done)
-        words = "; ".join(f"{each.queue}: purged {each.count}" for each in self._done)
+        words = "; ".join(_purged(each) for each in self._done)
         done = len(self._done) == len(self._names)
         return Shown(("QUEUE", "PURGED", "IN HAND"), rows, frozenset({1, 2}), summary=words, is_good=done)
 
@@ -222,6 +221,11 @@ class Purging:
         """Do it. Raises QctlError as `queues.purge` does."""
         for name in self._names:
             self._begun += 1
-            self._done.append(
-                await queues.purge(self._where.inventory, name, connect_timeout_s=self._where.connect_timeout_s)
-            )
+            timeout_s = self._where.connect_timeout_s
+            # Counted at once: what comes after that may fail or be interrupted.
+            await queues.purge(self._where.inventory, name, connect_timeout_s=timeout_s, on_purged=self._done.append)
+
+
+def _purged(done: queues.Purged) -> str:
+    hand = f", {done.unacked} were in hand and stay" if done.unacked else ""
+    return f"{done.queue}: purged {done.count}{hand}"

@@ -1,14 +1,20 @@
-"""The question before an act: what it concerns is shown, it rests on Cancel, and Enter alone never confirms."""
+"""The question before an act: what it concerns is shown, it rests on Cancel, and Enter alone never confirms.
+
+Nor does anything that was typed or pasted before the question could be read.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import Any, ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
+from textual.timer import Timer
 from textual.widgets import Button, Input, Label
 
 from qctl.errors import QctlError
@@ -17,6 +23,10 @@ from qctl.tui.screens.said import Said, in_words, sentence, sentences
 
 #: Targets that are listed; the others are counted.
 MAX_LISTED = 20
+#: On screen for so long it may have been seen; until then nothing confirms, and what comes in one go is one stroke.
+SEEN_S = 0.3
+#: Keys that cancel, at once.
+CANCEL = ("escape", "n")
 #: The field for what has to be typed in production.
 TYPED = "typed-name"
 
@@ -48,11 +58,16 @@ class Ask(ModalScreen[Plan | None]):
     """
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "cancel", "Cancel", show=False),
-        Binding("n", "cancel", "Cancel", show=False),
+        Binding(",".join(CANCEL), "cancel", "Cancel", show=False),
         Binding("y", "yes", "Confirm", show=False),
         Binding("left,up", "app.focus_previous", "Before", show=False),
         Binding("right,down", "app.focus_next", "Next", show=False),
+        Binding("j", "scroll('down')", "Line down", show=False),
+        Binding("k", "scroll('up')", "Line up", show=False),
+        Binding("pagedown,ctrl+f", "scroll('page_down')", "Page down", show=False),
+        Binding("pageup,ctrl+b", "scroll('page_up')", "Page up", show=False),
+        Binding("home", "scroll('home')", "Top", show=False),
+        Binding("end", "scroll('end')", "Bottom", show=False),
     ]
 
     def __init__(self, draft: Draft, *, production: bool) -> None:
@@ -62,6 +77,8 @@ class Ask(ModalScreen[Plan | None]):
         self._production = production
         self._plan: Plan | None = None
         self._problem = ""
+        self._seen_s: float | None = None
+        self._seeing: Timer | None = None
         # The first that is wanted has the cursor, where something is; else it rests on Cancel.
         wanted = next((field for field in draft.fields if field.required and not field.value), None)
         self._first = f"#{wanted.id}" if wanted else "#cancel"
@@ -71,8 +88,8 @@ class Ask(ModalScreen[Plan | None]):
         with Vertical():
             yield Said(id="what")
             with VerticalScroll(id="scroll", can_focus=False):
+                yield Said(id="warnings")  # first: it is seen however many targets there are
                 yield Said(id="targets")
-                yield Said(id="warnings")
                 with Vertical(classes="fields"):
                     for field in self._draft.fields:
                         yield from _line(field)
@@ -84,16 +101,41 @@ class Ask(ModalScreen[Plan | None]):
             with Horizontal(id="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
                 yield Button(Content(self._draft.title), id="confirm", variant="error", compact=True)
-                yield Said(self._keys, id="keys")
+                yield Said(id="keys")
 
-    @property
-    def _keys(self) -> str:
-        return "Esc cancels" if self._production else "y confirms, Esc cancels"
+    def _say_keys(self) -> None:
+        """What is typed here; scrolling where there is more than is seen."""
+        keys = "y confirms, Esc cancels" if self.is_seen and not self._production else "Esc cancels"
+        more = ", PgDn: more" if self.query_one("#scroll").max_scroll_y else ""
+        self.query_one("#keys", Said).say(keys + more)
 
     def on_mount(self) -> None:
         """What follows from the form as it is."""
         self._replan()
-        self.set_focus(self.query_one(self._first))  # at once: what is typed ahead is for the form
+        self.set_focus(self.query_one(self._first))  # at once: text that is typed ahead is for the form
+        self.call_after_refresh(self._painted)
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether it can have been read."""
+        return self._seen_s is not None
+
+    def _painted(self) -> None:
+        self._seeing = self.set_timer(SEEN_S, self._seen)
+
+    def _seen(self) -> None:
+        self._seen_s = time.monotonic()
+        self._say_keys()
+
+    def on_key(self, event: events.Key) -> None:
+        """What was pressed before the question could be read is no answer to it, nor is what follows at once."""
+        if event.key in CANCEL or (self._seen_s is not None and event.time >= self._seen_s):
+            return
+        event.stop()
+        event.prevent_default()
+        self.app.bell()
+        if self._seeing is not None:
+            self._seeing.reset()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Another value is another plan; the name that is typed is none of it."""
@@ -113,6 +155,10 @@ class Ask(ModalScreen[Plan | None]):
         else:
             self.dismiss(None)
 
+    def action_scroll(self, where: str) -> None:
+        """What it concerns may be longer than the screen: by a line, a page, or to an end."""
+        getattr(self.query_one("#scroll"), f"scroll_{where}")(animate=False)
+
     def action_cancel(self) -> None:
         """Nothing is done."""
         self.dismiss(None)
@@ -125,7 +171,7 @@ class Ask(ModalScreen[Plan | None]):
             self._confirm()
 
     def _confirm(self) -> None:
-        if self._may_confirm:
+        if self._may_confirm and self.is_seen:
             self.dismiss(self._plan)
         else:
             self.app.bell()
@@ -157,6 +203,11 @@ class Ask(ModalScreen[Plan | None]):
             asked = f"This is production. Type {plan.typed} to go on" if plan else ""
             self.query_one("#production", Said).say(asked)
         self._show_confirm()
+        self.call_after_refresh(self._say_keys)
+
+    def on_resize(self) -> None:
+        """Other room, more or less to scroll."""
+        self.call_after_refresh(self._say_keys)
 
     def _show_confirm(self) -> None:
         self.query_one("#confirm", Button).disabled = not self._may_confirm

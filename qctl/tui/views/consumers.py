@@ -72,7 +72,7 @@ def tag(row: TagRow) -> Cell:
 
 def state(row: TagRow, scene: Scene) -> Cell:
     """Its state with who paused it, or until when it is held."""
-    since_s = row.since_s if row.since_s is not None else row.seen.at_s if row.seen else None
+    since_s = words.off_since_s(row.since_s, row.seen)
     return words.state(row.state, scene, why=row.why, by=row.by, since_s=since_s, until_s=row.until_s)
 
 

@@ -40,7 +40,8 @@ def listing(scene: Scene) -> Listing[QueueRow]:
         cells=cells,
         text=lambda row: row.queue,
         order=lambda row: (-(row.ready or 0), words.natural(row.queue)),
-        empty="No dead letters: nothing was given up on.",
+        # Each queue has one of dead letters, which is a row with 0: a list without rows says nothing of tasks.
+        empty="No queue of dead letters is known yet.",
     )
 
 

@@ -11,7 +11,7 @@ from qctl.ops.when import local
 from qctl.tui import words
 from qctl.tui.bars import Spark
 from qctl.tui.cells import EMPTY, Cell, one
-from qctl.tui.history import Kind
+from qctl.tui.history import STEP_S, Kind
 from qctl.tui.scene import Scene
 from qctl.tui.snapshot import View
 from qctl.tui.views import consumers, dead, events, hosts, queues, quotas
@@ -174,7 +174,10 @@ def _depth(queue: str, scene: Scene) -> list[Line]:
     known = [point for point in points if point is not None]
     if len(known) < 2:
         return []
-    title = (f"{known[-1]:.0f} ready", ""), (f", at most {max(known):.0f} lately", "dim")
+    since = next(steps for steps, point in enumerate(reversed(points)) if point is not None)
+    # The present step has no point yet while the next answer is waited for.
+    ago = f" {words.brief(since * STEP_S)} ago" if since > 1 else ""
+    title = (f"{known[-1]:.0f} ready", ""), (f"{ago}, at most {max(known):.0f} lately", "dim")
     return [EMPTY, one(queue, "head"), title, Spark(points, top=_top(points))]
 
 

@@ -46,7 +46,7 @@ def listing(scene: Scene) -> Listing[HostRow]:
             gauge(row, 0) if slots else UNKNOWN,
             words.runs_out(quota(row, 0), scene) if quota(row, 0) else UNKNOWN,
             *(gauge(row, slot) for slot in range(1, slots)),
-            words.per_s(words.total(one.rate_per_s for one in mine)),
+            _rate(mine),
             _running(mine),
             words.count(len(mine)),
             words.age(row.seen, scene),
@@ -141,7 +141,7 @@ def state(row: HostRow, mine: list[ConsumerRow], scene: Scene) -> Cell:
         scene,
         why=row.why,
         by=", ".join(by),
-        since_s=row.since_s if row.seen is None else max(row.since_s or 0.0, row.seen.at_s),
+        since_s=words.off_since_s(row.since_s, row.seen),
         until_s=min(until, default=None),
     )
 
@@ -165,7 +165,18 @@ def _names(names: list[str]) -> str:
     return f"{', '.join(names[:MAX_NAMES])}{more}"
 
 
+def _rate(mine: list[ConsumerRow]) -> Cell:
+    rates = [one.rate_per_s for one in mine if _may_run(one)]
+    return words.at_least(words.per_s(words.total(rates)), rates)
+
+
 def _running(mine: list[ConsumerRow]) -> Cell:
-    running = [one.running for one in mine if one.running is not None]
+    counts = [one.running for one in mine if _may_run(one)]
+    running = [count for count in counts if count is not None]
     slots = [one.concurrency for one in mine if one.concurrency is not None]
-    return words.share(sum(running), sum(slots)) if running else UNKNOWN
+    return words.at_least(words.share(sum(running), sum(slots)) if running else UNKNOWN, counts)
+
+
+def _may_run(row: ConsumerRow) -> bool:
+    """Nothing of a consumer that is down runs, though nobody says so in numbers."""
+    return row.state is not State.DOWN or row.running is not None

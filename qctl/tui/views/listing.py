@@ -95,6 +95,11 @@ def arranged(listing: Listing[RowT], wanted: Arrangement) -> list[RowT]:
     return [*(row for _, row in known), *(row for row in rows if by(row) is None)]
 
 
+def without_rows(listing: Listing[RowT], wanted: Arrangement) -> str:
+    """What stands in the place of rows; of a list that the broker filters there is none left that could match."""
+    return "Nothing matches; Esc clears the filter." if wanted.match else listing.empty
+
+
 def sortable(columns: Sequence[Column], *, wide: bool) -> tuple[Column, ...]:
     """The columns that can be sorted by."""
     return tuple(column for column in columns if column.sort is not None and (wide or not column.wide))

@@ -74,11 +74,10 @@ def trend(row: QueueRow, scene: Scene) -> Cell:
 
 
 def consuming(row: QueueRow, scene: Scene) -> int | None:
-    """How many of its consumers take tasks at present; None where that is known of none."""
-    mine = [found for address in row.consumers if (found := scene.takers.get(address))]
-    if mine and all(one.state is State.UNKNOWN for one in mine):
-        return None
-    return sum(1 for one in mine if one.state is State.CONSUMING or one.counts.get(State.CONSUMING))
+    """How many of its consumers take tasks at present, as far as is known; None where that may be more than nobody."""
+    mine = [scene.takers.get(address) for address in row.consumers]
+    number = sum(1 for one in mine if one and (one.state is State.CONSUMING or one.counts.get(State.CONSUMING)))
+    return number or (None if any(one is None or one.state is State.UNKNOWN for one in mine) else 0)
 
 
 def takers(row: QueueRow, scene: Scene) -> Cell:
@@ -95,10 +94,10 @@ def empty_in(row: QueueRow, scene: Scene) -> Cell:
     """When a queue is empty, or why not: `3m12s`, `empty`, `grows`, `nobody`."""
     if row.ready == 0:
         return one("empty", "dim")
-    if row.empty_at_s is not None:
-        return one(words.about(row.empty_at_s - scene.now_s))
     if row.work and row.ready and row.consumers and consuming(row, scene) == 0:
         return one("nobody", "warn")
+    if row.empty_at_s is not None:
+        return one(words.about(row.empty_at_s - scene.now_s))
     growth_per_s = scene.growth_per_s(row)
     if growth_per_s is not None and growth_per_s >= STILL_PER_S:
         return one("grows", "warn")

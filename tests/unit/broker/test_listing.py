@@ -54,7 +54,7 @@ def test_a_long_text_does_not_become_an_address_that_is_too_long() -> None:
 def test_what_is_not_there_is_not_zero(nothing: dict[str, object]) -> None:
     assert listing.channel(nothing) == ListedChannel("", "", None)
     assert listing.queue({"messages_ready": "undefined", **nothing}).ready is None
-    assert listing.queue(nothing).acked_per_s is None
+    assert listing.queue(nothing).out_per_s is None
     assert listing.connection({"connected_at": [], **nothing}).opened_s is None
 
 
@@ -64,7 +64,22 @@ def test_what_is_no_count_is_unknown(value: object) -> None:
 
 
 def test_a_rate_beyond_all_measure_is_unknown() -> None:
-    assert listing.queue({"message_stats": {"ack_details": {"rate": 10**400}}}).acked_per_s is None
+    assert listing.queue({"message_stats": {"ack_details": {"rate": 10**400}}}).out_per_s is None
+
+
+def test_what_leaves_a_queue_is_acknowledged_or_given_to_who_acknowledges_nothing() -> None:
+    asked = listing.QUEUE_COLUMNS.split(",")
+    assert {f"message_stats.{name}_details.rate" for name in ("ack", "deliver_no_ack", "get_no_ack")} < set(asked)
+    assert "type" in asked
+    stats = {f"{name}_details": {"rate": rate} for name, rate in {"publish": 9, "ack": 2, "deliver_no_ack": 4}.items()}
+    assert listing.queue({"message_stats": stats}).out_per_s == 6.0
+    stats["get_no_ack_details"] = {"rate": 1}
+    found = listing.queue({"type": "classic", "message_stats": stats})
+    assert (found.in_per_s, found.out_per_s) == (9.0, 7.0)
+
+    # and readers of a stream take nothing out
+    found = listing.queue({"type": "stream", "message_stats": stats})
+    assert (found.in_per_s, found.out_per_s) == (9.0, None)
 
 
 def test_a_subscription_names_its_channel() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from qctl.cli.events import row
 from qctl.cli.options import Output, Settings
-from qctl.cli.status import show
+from qctl.cli.status import MAX_NAME_CHARS, queue_columns, show, table
 from qctl.ops.events import Happened
 from qctl.ops.status import (
     ConsumerRow,
@@ -81,6 +82,17 @@ def test_what_is_not_known_is_a_dash_and_what_is_nothing_a_zero(capsys: pytest.C
     assert lines["web-2/twitter"][1] == "-"
     assert lines["timeline"][1:5] == ["0", "-", "-", "~2.0"]
     assert lines["mail"][1:] == ["-", "-", "-", "-", "-", "0"]
+
+
+def test_one_long_name_does_not_move_the_numbers_of_every_queue_away(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "a\x1b" * 127
+    rows = [QueueRow(long, work=False), QueueRow("mail")]
+    table(Settings(output=Output.TABLE), queue_columns(NOW_S), rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[0] == (r"a\x1b" * 127)[: MAX_NAME_CHARS - 1] + "…"
+    assert max(map(len, lines)) < 140
+    show(Settings(output=Output.JSON), replace(FLEET, queues=(rows[0],)))
+    assert json.loads(capsys.readouterr().out)["queues"][0]["queue"] == long
 
 
 def test_json_lines_are_the_items_of_the_document_each_with_its_kind(capsys: pytest.CaptureFixture[str]) -> None:

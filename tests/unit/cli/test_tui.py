@@ -9,6 +9,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -90,6 +91,20 @@ class TestOnce:
         assert "web-1" in said.out
         assert "management API: 401" in said.err
 
+    def test_what_is_lacking_of_a_source_that_works_is_said_too(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "lacking"
+        recorder = Recorder(new_file(path), environment="dev", broker="amqp://rabbit:5672/", at_s=BEGAN_S)
+        lacking = SourceState("management API", Health.OK, BEGAN_S, "who lacks the tag `monitoring`")
+        recorder.write(replace(shown(), sources=(lacking, SourceState("broker", Health.OK, BEGAN_S))))
+        recorder.close()
+
+        assert main(["tui", "--replay", str(path), "--once"]) == 0
+        said = capsys.readouterr()
+        assert said.err == "qctl: management API: who lacks the tag `monitoring`\n"
+        assert "! management API: who lacks the tag" in said.out
+
     def test_the_views_are_those_of_the_console(self) -> None:
         assert [view.name.lower() for view in View] == list(tui.VIEWS)
 
@@ -146,7 +161,10 @@ class Answering:
 
 def answered(*health: Health) -> Snapshot:
     """A snapshot whose sources are so."""
-    states = tuple(SourceState(str(number), each) for number, each in enumerate(health))
+    states = tuple(
+        SourceState(str(number), each, words="it is down" if each is Health.FAILED else "")
+        for number, each in enumerate(health)
+    )
     return Snapshot(float(len(health)), Status(0.0, blocked=False), sources=states)
 
 
@@ -157,6 +175,17 @@ class TestWaiting:
         source = Answering(answered(Health.OK, Health.CONNECTING), good)
         assert tui.first(source, View.QUEUES, timeout_s=30) is good
         assert source.did == [View.QUEUES, "stop"]
+
+    @pytest.mark.parametrize("other", [Health.FAILED, Health.OFF])
+    def test_who_has_failed_is_waited_for_and_when_nobody_answers_it_says_so(
+        self, other: Health, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tui, "LISTEN_S", 0.0)
+        none, late = answered(Health.FAILED, other), answered(Health.OK, other)
+        assert tui.first(Answering(none, late), View.HOSTS, timeout_s=30) is late
+        with pytest.raises(BrokerUnreachable, match="nobody answers: 0: it is down") as caught:
+            tui.first(Answering(none), View.HOSTS, timeout_s=0.3)
+        assert caught.value.exit_code == 4
 
     def test_it_waits_no_longer_than_it_may(self) -> None:
         source = Answering(answered(Health.OK, Health.CONNECTING))
@@ -187,6 +216,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
+            (["--replay", "none"], "cannot be read"),
             (["--record", "new", "--replay", "old"], "exclude each other"),
             (["--record", "new", "--once"], "exclude each other"),
             (["--once", "-o", "json"], "qctl status -o json"),

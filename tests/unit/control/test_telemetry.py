@@ -447,6 +447,30 @@ async def test_a_goodbye_holds_until_a_later_reading() -> None:
 
 
 @scenario
+async def test_who_goes_on_speaking_is_there_though_its_clock_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a host that said goodbye by a clock five minutes ahead, and comes back by the right one
+    heard, now_s = _Heard(), 1_000.0
+    monkeypatch.setattr(telemetry, "now_s", lambda: now_s)
+    for goodbye in (Goodbye(302.0, "web-1"), Goodbye(302.0, "web-1", 0)):
+        heard.come(goodbye)
+    now_s += telemetry.LATE_S
+    heard.come(_at(4.0))
+    assert heard.listener.said_goodbye("web-1", 0)
+
+    # then it is there once nothing that it says can be from before
+    now_s += 0.5
+    heard.come(_at(5.0))
+    assert heard.listener.said_goodbye("web-1", 0) is None
+    assert heard.listener.goodbyes == {}
+    assert heard.listener.of("web-1")[0].heard_s == now_s
+
+    # and the next goodbye holds as the first did
+    heard.come(Goodbye(4.0, "web-1", 0))
+    heard.come(_at(3.0))
+    assert heard.listener.said_goodbye("web-1", 0)
+
+
+@scenario
 async def test_what_comes_is_acknowledged_as_it_comes() -> None:
     heard = _Heard()
 

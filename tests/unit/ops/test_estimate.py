@@ -248,9 +248,24 @@ def test_a_tally_forgets_moments_and_not_tasks(monkeypatch: pytest.MonkeyPatch) 
     assert tally.since(9_990.0) == pytest.approx(30)
     assert tally.since(5_000.0) == pytest.approx(15_000)
     assert tally.since(10_000.0) == 0
-    assert tally.per_s() == pytest.approx(3)
+    assert tally.per_s(10_000.0) == pytest.approx(3)
     assert len(tally._at_s) <= estimate.MAX_MOMENTS
 
 
 def test_one_count_alone_is_no_rate() -> None:
-    assert Tally(1.0).per_s() is None
+    assert Tally(1.0).per_s(5.0) is None
+
+
+def test_a_host_that_is_gone_spends_nothing_any_more(inventory: Inventory) -> None:
+    # given 10 tasks a second, until its connection is lost
+    found = counted(inventory, opened_s=NOW_S)
+    for second in range(5, 45, 5):
+        found.channels([channel(10 * second)], NOW_S + second)
+    assert quota(found, NOW_S + 40).spend_per_s == pytest.approx(20)
+
+    # then it spends less and less, and nothing after a while, nor does its quota run out
+    found.channels([], NOW_S + 50)
+    assert quota(found, NOW_S + 50).spend_per_s == pytest.approx(10)
+    found.channels([], NOW_S + 1_840)
+    row = quota(found, NOW_S + 1_840)
+    assert (row.spend_per_s, row.exhausted_at_s) == (0.0, None)

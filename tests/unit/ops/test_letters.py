@@ -59,6 +59,14 @@ class TestWhatALetterSays:
         assert found.address == f"~{found.key}"
         assert Which(ids=(found.address,)).matches(found, NOW_S)
         assert Which(ids=(f"~{letter().key}",)).matches(letter(), NOW_S)
+        assert not Which(ids=("",)).matches(found, NOW_S)
+
+    @pytest.mark.parametrize("strange", ["a\x1b[31m", "a\u202eb", "two\nlines", "a\u200b"])
+    def test_one_whose_id_cannot_be_typed_as_it_is_shown_is_called_by_its_key(self, strange: str) -> None:
+        found = letter_of("work.dead", Properties(message_id=strange), b"", redelivered=False)
+        assert (found.id, found.address) == (strange, f"~{found.key}")
+        assert Which(ids=(found.address,)).matches(found, NOW_S)
+        assert Which(ids=(strange,)).matches(found, NOW_S)
 
 
 @pytest.mark.parametrize(

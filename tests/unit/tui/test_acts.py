@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from qctl.control.event import Verb
+from qctl.control.event import Command, Verb
 from qctl.control.verdict import Standing, Verdict
-from qctl.errors import BrokerRefused, BrokerUnreachable, QctlError, UnknownName, UsageError
+from qctl.errors import BrokerBlocked, BrokerRefused, BrokerUnreachable, QctlError, UnknownName, UsageError
 from qctl.inventory.load import load
+from qctl.ops import access, queues, quotas
 from qctl.ops import pausing as ops_pausing
 from qctl.ops.letters import DeadLetter
 from qctl.ops.pausing import Report
-from qctl.ops.status import QueueRow, Seen, Source, State, Status
+from qctl.ops.status import ConsumerRow, QueueRow, Seen, Source, State, Status
 from qctl.ops.triage import Act
 from qctl.tui.acts import enqueueing, limits, pausing, triage
 from qctl.tui.acts.plan import MAX_TYPED_CHARS, Draft, Plan, Selection, Where
@@ -123,6 +124,28 @@ def test_in_production_the_target_is_typed_and_of_many_their_number(where: Where
     assert len(plan.typed) <= MAX_TYPED_CHARS
 
 
+def test_in_production_a_single_name_is_typed_however_long_it_is(where: Where) -> None:
+    host, queue = f"web-{'x' * 50}", "q" * 60
+    consumers = {**DOCUMENT["consumers"], "posts": {**MAIL, "queue": queue}}
+    document = {**DOCUMENT, "hosts": {host: {"consumers": {"posts": {}, "mail": {}}}}, "consumers": consumers}
+    where.inventory.path.write_text(json.dumps(document), encoding="utf-8")
+    there = Where(load(where.inventory.path))
+    assert planned(pausing.draft(there, Verb.PAUSE, about(View.HOSTS, host))).typed == host
+    assert planned(triage.purge(there, about(View.QUEUES, queue))).typed == queue
+    assert planned(triage.draft(there, Act.DROP, about(View.DEAD, f"{queue}.dead"))).typed == f"{queue}.dead"
+    assert planned(triage.draft_of(there, Act.DROP, f"{queue}.dead", [letter("a")], NOW_S)).typed == f"{queue}.dead"
+    several = planned(triage.draft(there, Act.DROP, about(View.DEAD, f"{queue}.dead", "mail.dead")))
+    assert several.typed == "2 queues"
+
+
+def test_a_pause_says_of_when_each_state_is(where: Where) -> None:
+    rows = (ConsumerRow("web-1", "mail", "mail", State.CONSUMING, seen=Seen(Source.LIVE, NOW_S - 900)),)
+    status = Status(NOW_S, False, consumers=rows)
+    plan = planned(pausing.draft(where, Verb.PAUSE, about(View.HOSTS, "web-1", status=status)))
+    then = f"{datetime.fromtimestamp(NOW_S - 900, UTC).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    assert plan.targets == ("web-1/timeline", f"web-1/mail  consuming, heard at {then}")
+
+
 def test_what_lasts_for_a_time_lasts_from_its_confirmation_on(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
     # given somebody who takes ten minutes to confirm
     given: list[Any] = []
@@ -214,6 +237,66 @@ def test_several_quotas_are_set_at_once_and_named_one_by_one(where: Where) -> No
     assert [line.partition(",")[0] for line in plan.targets] == ["web-1/twitter", "web-2/twitter"]
 
 
+class Setting:
+    """A command whose quota says what becomes of it: two fail in different ways, one holds, one is never confirmed."""
+
+    def __init__(self, selection: quotas.Selection, command: Command) -> None:
+        self._selection, self._command = selection, command
+        self._confirmed = False
+
+    @property
+    def report(self) -> quotas.Report:
+        rows = (quotas.Verdict("web-1", "twitter", Standing.PROVEN, "", ("9/h",), True, 2),) if self._confirmed else ()
+        return quotas.Report(self._selection, self._command, "oncall", self._confirmed, rows)
+
+    async def run(self, *_: Any, **__: Any) -> None:
+        match str(self._selection):
+            case "web-1/mails":
+                raise BrokerBlocked("not confirmed: the log refused it", hint="Look.")
+            case "web-2/twitter":
+                raise BrokerRefused("not given, the broker refuses it")
+            case "web-2/mails":
+                await asyncio.Event().wait()
+        self._confirmed = True
+
+
+def test_of_several_limits_each_that_was_not_given_has_a_row_and_its_reason(
+    where: Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quotas, "Setting", Setting)
+    monkeypatch.setattr(access, "operator", lambda _: (None, None))
+
+    def given(*keys: str) -> Any:
+        return planned(limits.draft(where, Verb.QUOTA_SET, about(View.QUOTAS, *keys)), rates="9/h").start()
+
+    def rows(act: Any) -> list[tuple[str, str, str]]:
+        return [(plain(row.cells[0]), plain(row.cells[1]), row.why) for row in act.shown().rows]
+
+    act = given("web-1/twitter", "web-1/mails", "web-2/twitter")
+    # when
+    with pytest.raises(QctlError, match="2 of 3 quotas failed, the first one: not confirmed") as caught:
+        asyncio.run(act.run())
+    # then
+    assert caught.value.hint == "Look."
+    assert rows(act) == [
+        ("web-1/mails", "✗ failed", "not confirmed: the log refused it"),
+        ("web-2/twitter", "✗ failed", "not given, the broker refuses it"),
+        ("web-1/twitter", "✓ proven", ""),
+    ]
+    assert act.shown().summary == "1 of 3 given, by oncall: 1 proven"
+    assert not act.shown().is_good
+
+    # and of one that was stopped nobody knows; of a single one its own error says it all
+    act = given("web-2/mails", "web-1/twitter")
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(act.run(), 0.05))
+    assert rows(act)[0] == ("web-2/mails", "? not known", "")
+    act = given("web-1/mails")
+    with pytest.raises(BrokerBlocked, match="not confirmed"):
+        asyncio.run(act.run())
+    assert rows(act) == []
+
+
 @pytest.mark.parametrize(
     ("keys", "rates", "words"),
     [
@@ -297,7 +380,9 @@ def test_a_replay_shows_how_many_lie_there_and_how_old_that_is(where: Where) -> 
     draft = triage.draft(where, Act.REPLAY, about(View.DEAD, "posts.dead", dead=rows))
     plan = planned(draft, rate="10/s")
     assert plan.what == "replay every dead letter of posts.dead, at most 10/s"
-    assert plan.targets == ("posts.dead: 12 there, 3.0s ago",)
+    # as an instant, which stays true while somebody thinks
+    then = f"{datetime.fromtimestamp(NOW_S - 3, UTC).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    assert plan.targets == (f"posts.dead: 12 there at {then}",)
     assert plan.typed == "posts.dead"
 
 
@@ -330,8 +415,27 @@ def test_marked_letters_are_named_one_by_one(where: Where) -> None:
 def test_a_purge_says_what_it_takes_and_what_stays(where: Where) -> None:
     status = Status(NOW_S, False, queues=(QueueRow("posts", ready=7, unacked=2, seen=Seen(Source.BROKER, NOW_S)),))
     plan = planned(triage.purge(where, about(View.QUEUES, "posts", status=status)))
-    assert (plan.what, plan.targets) == ("purge posts", ("posts: 7 there, 2 in hand, 0.0s ago",))
+    then = f"{datetime.fromtimestamp(NOW_S, UTC).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    assert (plan.what, plan.targets) == ("purge posts", (f"posts: 7 there, 2 in hand at {then}",))
     assert "what consumers have in hand stays" in plan.more[0]
+
+
+def test_what_a_purge_threw_away_is_said_also_when_it_is_stopped_right_after(
+    where: Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a connection that does not end after the first queue is empty
+    async def purge(_: Any, queue: str, *, connect_timeout_s: float, on_purged: Any) -> Any:
+        on_purged(queues.Purged(queue, 45, 2))
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(queues, "purge", purge)
+    act = planned(triage.purge(where, about(View.QUEUES, "posts", "mail"))).start()
+    # when
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(act.run(), 0.05))
+    # then
+    assert act.shown().summary == "posts: purged 45, 2 were in hand and stay"
+    assert not act.shown().is_good
 
 
 def test_a_queue_that_is_nobodys_here_is_not_purged(where: Where) -> None:

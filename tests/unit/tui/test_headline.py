@@ -7,7 +7,7 @@ from datetime import UTC
 
 import pytest
 
-from qctl.ops.status import Status
+from qctl.ops.status import QueueRow, Seen, Source, Status
 from qctl.tui import headline
 from qctl.tui.actions import ACTIONS, Kind, allowed, key_text
 from qctl.tui.cells import Cell, plain
@@ -60,7 +60,10 @@ def test_a_quiet_fleet_says_so_and_an_unknown_one_claims_nothing() -> None:
     nothing = Status(NOW_S, False)
 
     assert words(headline.answers(scene(Snapshot(NOW_S, quiet)), width=120)) == "runs out none   grows none   off none"
-    assert words(headline.answers(scene(Snapshot(NOW_S, nothing)), width=120)) == "runs out -   grows none   off -"
+    assert words(headline.answers(scene(Snapshot(NOW_S, nothing)), width=120)) == "runs out -   grows -   off -"
+    # nor does a queue of which nobody has said anything for long, whatever its rates were then
+    stale = tuple(replace(row, seen=Seen(Source.BROKER, NOW_S - 600)) for row in status.queues)
+    assert "grows -" in words(headline.answers(scene(Snapshot(NOW_S, replace(status, queues=stale))), width=120))
 
 
 def test_the_first_line_says_where_and_how_old_each_source_is() -> None:
@@ -90,8 +93,15 @@ def test_what_is_wrong_with_a_source_is_a_sentence_and_an_alarm_comes_first() ->
         "✗ management API: it answers 401: set $QCTL_PASSWORD for guest"
     ]
     assert words(headline.trouble(scene(blocked))[0]).startswith("✗ broker: it takes no publishes")
-    well = replace(shown, sources=(SourceState("broker", Health.OK, NOW_S, "since a minute"),))
-    assert headline.trouble(scene(well)) == ()
+    # what works, and not for all, is said behind what does not work
+    lacking = SourceState("management API", Health.OK, NOW_S, "lacks the tag `monitoring`")
+    reading = SourceState("control log", Health.CONNECTING, None, "it is being read")
+    lost = SourceState("workers", Health.STALE, NOW_S, "the broker cannot be reached")
+    partly = scene(replace(shown, sources=(SourceState("broker", Health.OK, NOW_S), lacking, reading, lost)))
+    assert [words(each) for each in headline.trouble(partly)] == [
+        "◐ workers: the broker cannot be reached",
+        "! management API: lacks the tag `monitoring`",
+    ]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -117,6 +127,19 @@ def test_tabs_have_their_number_and_what_is_in_them_and_can_be_found_under_a_poi
     assert text.strip() == "1 Hosts 6  2 Queues 4  3 Consumers 7  4 Quotas 7  5 Dead 17  6 Events"
     assert [view for view, _ in ends] == list(View)
     assert [text[:end].split()[-1] for _, end in ends] == ["6", "4", "7", "7", "17", "Events"]
+
+
+def test_each_tab_counts_its_own_and_no_letters_of_long_ago() -> None:
+    def counts(view: View, shown: Snapshot) -> tuple[str, str]:
+        found = {each: words(cell) for each, cell in headline.tabs(scene(shown), view, counts=True)}
+        return found[View.QUEUES], found[View.DEAD]
+
+    # the page is that of the view on screen
+    paged = troubled.troubled(page=Page(1, 20, 10_000))
+    assert counts(View.QUEUES, paged) == ("2 Queues 10000", "5 Dead 17")
+    assert counts(View.DEAD, paged) == ("2 Queues 4", "5 Dead 17+")
+    old = QueueRow("timeline.dead", work=False, ready=17, seen=Seen(Source.BROKER, NOW_S - 600))
+    assert counts(View.HOSTS, replace(paged, dead=(old,))) == ("2 Queues 4", "5 Dead")
 
 
 def test_how_the_list_is_arranged_is_said() -> None:

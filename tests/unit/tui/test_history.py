@@ -74,6 +74,21 @@ def test_who_was_seen_least_recently_is_forgotten_first() -> None:
     assert history.of(Kind.DEPTH, "second") == ()
 
 
+def test_more_than_can_be_kept_leave_those_that_are_kept_their_points() -> None:
+    # given more queues in each snapshot than are kept, soon with a new one before all others
+    history = History()
+    queues = {f"q{n}": n for n in range(MAX_KEYS + 1)}
+    for step in range(3):
+        history.add(shown(T0_S + step * STEP_S, **{f"a{step}": 1 for _ in range(step)}, **queues))
+    kept = history.of(Kind.DEPTH, "q7")
+    assert (len(history), kept) == (MAX_KEYS, (7, 7, 7))
+
+    # when they are gone, then there is room for others
+    history.add(shown(T0_S + 3 * STEP_S, new=1))
+    history.add(shown(T0_S + 4 * STEP_S, newer=2))
+    assert history.of(Kind.DEPTH, "newer") == (2,)
+
+
 def test_growth_is_by_the_first_and_the_last_that_is_known_of_a_minute() -> None:
     history = History()
     for step in range(30):

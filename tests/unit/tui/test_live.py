@@ -50,11 +50,20 @@ class Managed:
 
     def __init__(self, health: Health = Health.OK) -> None:
         self.state = SourceState(NAME, health)
-        self.queues = QueuePage((QueueRow("other", ready=1),), Page(2, 9, 4_100), 0.0, Focus(View.QUEUES))
-        self.page, self.dead = self.queues.page, ()
+        self.focus = Focus()
+        self.queues: QueuePage | None = QueuePage(
+            (QueueRow("other", ready=1),), Page(2, 9, 4_100), 0.0, Focus(View.QUEUES)
+        )
+        self.dead_queues: QueuePage | None = None
+        self.is_late = False
         self.consumers = None
         self.estimates: Estimates | None = None
         self.needed: list[bool] = []
+
+    @property
+    def page(self) -> Page:
+        shown = self.dead_queues if self.focus.view is View.DEAD else self.queues
+        return shown.page if shown else Page()
 
     def needs_estimates(self, needed: bool) -> None:
         self.needed.append(needed)
@@ -74,23 +83,33 @@ def looked_at(made: _Work, focus: Focus) -> set[str]:
 
 
 @scenario
-async def test_queues_are_looked_at_only_where_they_are_on_screen_and_nobody_lists_them(inventory: Inventory) -> None:
-    fleet = {"calls", "calls@web-1", "mail", "calls.dead", "mail.dead"}
+async def test_the_fleet_s_queues_are_looked_at_unless_the_management_api_lists_them(
+    inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, dead = {"calls", "calls@web-1", "mail"}, {"calls.dead", "mail.dead"}
 
-    # without the management API all that the inventory knows, where they are on screen
+    # which of them grows is said in every view
+    for view in View:
+        assert looked_at(work(inventory), Focus(view)) == taken | dead
+        # with the management API too, but for what it lists just now
+        listed = {View.QUEUES: taken, View.DEAD: dead}.get(view, set())
+        assert looked_at(work(inventory, Managed()), Focus(view)) == (taken | dead) - listed
+
+    # until it fails: then the page that was on screen, and what is in the line above
+    failed = Managed(Health.FAILED)
+    assert looked_at(work(inventory, failed), Focus(View.QUEUES)) == {"other"} | dead
+    # the queues that were listed are no queues of dead letters
+    assert looked_at(work(inventory, failed), Focus(View.DEAD)) == taken | dead
+    failed.dead_queues = QueuePage((QueueRow("other.dead", work=False),), Page(), 0.0, Focus(View.DEAD))
+    assert looked_at(work(inventory, failed), Focus(View.DEAD)) == taken | dead | {"other.dead"}
+
+    # where there are too many, those of the open row first
+    monkeypatch.setattr(live, "MAX_QUEUES", 1)
     alone = work(inventory)
-    assert looked_at(alone, Focus()) == set()
-    assert looked_at(alone, Focus(View.QUEUES)) == fleet
-    assert looked_at(alone, Focus(View.DEAD)) == fleet
-
-    # of an open row what explains it
-    assert looked_at(alone, Focus(View.HOSTS, opened="web-1")) == {"calls", "calls@web-1"}
     assert looked_at(alone, Focus(View.CONSUMERS, opened="qctl/web-2/mail/0")) == {"mail"}
-    assert looked_at(alone, Focus(View.CONSUMERS, opened="qctl/[@click=x]/mail/0")) == set()
-
-    # with it nothing, until it fails: then the page that was on screen
-    assert looked_at(work(inventory, Managed()), Focus(View.QUEUES)) == set()
-    assert looked_at(work(inventory, Managed(Health.FAILED)), Focus(View.QUEUES)) == {"other"}
+    assert looked_at(alone, Focus(View.HOSTS, opened="web-1")) == {"calls"}
+    assert looked_at(alone, Focus(View.CONSUMERS, opened="qctl/[@click=x]/mail/0")) == {"calls"}
+    assert looked_at(alone, Focus(View.DEAD)) == {"calls.dead"}
 
 
 @scenario
@@ -102,8 +121,16 @@ async def test_the_page_on_screen_is_the_broker_s_and_elsewhere_the_fleet_is_kno
     seen = made.snapshot()
     assert ([row.queue for row in seen.status.queues], seen.page) == (["other"], Page(2, 9, 4_100))
 
+    # and dead letters are paged by themselves, whether queues were listed or not
+    managed.dead_queues = QueuePage((QueueRow("a.dead", work=False),), Page(1, 20, 9_999), 0.0, Focus(View.DEAD))
+    made.look_at(Focus(View.DEAD))
+    assert made.snapshot().page == Page(1, 20, 9_999)
+    managed.queues = None
+    assert made.snapshot().page == Page(1, 20, 9_999)
+
     made.look_at(Focus(View.HOSTS))
-    assert [row.queue for row in made.snapshot().status.queues] == ["calls", "calls@web-1", "mail"]
+    seen = made.snapshot()
+    assert ([row.queue for row in seen.status.queues], seen.page) == (["calls", "calls@web-1", "mail"], Page(1, 1, 3))
     # and nothing is estimated before it is known that nobody can be heard
     assert set(managed.needed) == {False}
     made.wire.last_error = BrokerUnreachable("gone")
@@ -113,8 +140,13 @@ async def test_the_page_on_screen_is_the_broker_s_and_elsewhere_the_fleet_is_kno
 
 @scenario
 async def test_it_gives_up_only_where_nothing_has_ever_answered(inventory: Inventory) -> None:
-    def given_up(waited_s: float, error: QctlError | None, health: Health | None, *, lived: bool = False) -> Any:
-        made = work(inventory, Managed(health) if health else None)
+    def given_up(
+        waited_s: float, error: QctlError | None, health: Health | None, *, lived: bool = False, late: bool = False
+    ) -> Any:
+        managed = Managed(health) if health else None
+        if managed is not None:
+            managed.is_late = late
+        made = work(inventory, managed)
         made.wire.last_error, made.wire.connected_once = error, lived
         return made._given_up(waited_s)
 
@@ -125,6 +157,8 @@ async def test_it_gives_up_only_where_nothing_has_ever_answered(inventory: Inven
     # who is refused need not wait, unless the other source may answer yet
     assert given_up(0.1, refused, Health.OFF) is refused
     assert given_up(0.1, refused, Health.CONNECTING) is None
+    assert given_up(0.9, refused, Health.FAILED) is refused
+    assert given_up(0.9, refused, Health.FAILED, late=True) is None  # it may answer yet
     # what has lived once is waited for
     assert given_up(99.0, gone, Health.OK) is None
     assert given_up(99.0, gone, None, lived=True) is None

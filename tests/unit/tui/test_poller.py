@@ -8,12 +8,15 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qctl.broker import refusals
 from qctl.broker.management import Api
+from qctl.errors import BrokerUnreachable
 from qctl.inventory.load import load
 from qctl.inventory.model import Inventory
 from qctl.ops.status import QueueRow, Source, State
@@ -40,6 +43,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TIMEOUT_S", TIMEOUT_S),
     ):
         monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(refusals, "LADDER_S", (0.1, 0.2, 0.4))
 
 
 @pytest.fixture
@@ -100,7 +104,7 @@ def server(fleet: Fleet) -> Iterator[Misbehaving]:
 
 
 def poller(server: Misbehaving, inventory: Inventory) -> Poller:
-    return Poller(Api(server.url, "me", "geheim", vhost="v"), inventory)
+    return Poller(lambda: Api(server.url, "me", "geheim", vhost="v"), inventory)
 
 
 @asynccontextmanager
@@ -335,14 +339,66 @@ async def test_an_api_that_never_answered_has_failed_and_is_tried_while_nothing_
 
 
 @scenario
+async def test_who_is_refused_asks_less_and_less_and_a_new_password_at_once(
+    server: Misbehaving, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a password that is refused, and would be for a minute
+    monkeypatch.setattr(refusals, "LADDER_S", (0.1, 60.0))
+    monkeypatch.setattr(module, "LOOK_S", 0.1)
+    server.fault, password = "401", "geheim"
+    asks = Poller(lambda: Api(server.url, "me", password, vhost="v"), inventory)
+    async with running(asks, Focus(View.QUEUES)):
+        await until(lambda: len(server.asked) == 2)
+        await asyncio.sleep(3 * POLL_S)
+        asks.refresh()
+        await asyncio.sleep(POLL_S)
+        assert len(server.asked) == 2
+        assert "refuses user 'me'" in asks.state.words
+
+        # when there is another, then it is used, and the queues are there
+        server.fault, password = "", "neu"
+        await until(lambda: asks.queues)
+        assert asks.state.health is Health.OK
+
+        # and who is refused after that is at the beginning again
+        server.fault, asked = "401", len(server.asked)
+        await until(lambda: len(server.asked) == asked + 2)
+
+
+@scenario
+async def test_what_cannot_be_found_is_looked_for_again_and_a_private_node_where_it_is_now(
+    server: Misbehaving, inventory: Inventory
+) -> None:
+    # given a private node that does not run at first, then where nobody listens, then where the server is
+    places: list[str] = []
+
+    def find() -> Api:
+        if not places:
+            raise BrokerUnreachable("the private broker is not running", hint="Start it.")
+        return Api(places[-1], "me", "geheim", vhost="v")
+
+    asks = Poller(find, replace(inventory, broker=replace(inventory.broker, local=True)))
+    assert asks.state.health is Health.CONNECTING
+    async with running(asks, Focus(View.QUEUES)):
+        await until(lambda: asks.state.words == "the private broker is not running. Start it.")
+        assert asks.state.health is Health.FAILED
+        places.append("http://127.0.0.1:1")
+        await until(lambda: "cannot be asked" in asks.state.words)
+        places.append(server.url)
+        await until(lambda: asks.state.health is Health.OK)
+
+
+@scenario
 async def test_an_answer_that_is_late_is_said_to_be_while_it_is_waited_for(
     server: Misbehaving, inventory: Inventory
 ) -> None:
     asks = poller(server, inventory)
     async with running(asks, Focus(View.QUEUES)):
         await until(lambda: asks.queues)
+        assert not asks.is_late
         server.fault = "hang"
         await until(lambda: "has not answered for" in asks.state.words)
+        assert asks.is_late
 
 
 @scenario
@@ -434,7 +490,7 @@ async def test_a_key_held_down_does_not_hammer_the_server(server: Misbehaving, i
 
 @scenario
 async def test_without_a_management_api_there_is_none_to_ask(inventory: Inventory) -> None:
-    asks = Poller(None, inventory)
+    asks = Poller(lambda: None, inventory)
     asks.look_at(Focus(View.QUEUES))
     asks.refresh()
     await asks.run(lambda: None)

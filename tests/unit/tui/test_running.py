@@ -68,6 +68,46 @@ async def test_what_was_not_given_is_said_to_be_so_at_the_end() -> None:
     await running.ended()
 
 
+class Replaying(Waiting):
+    """An act to whose end belongs what was on its way: for `last_s`."""
+
+    is_given = True
+
+    def __init__(self, last_s: float) -> None:
+        super().__init__()
+        self._last_s = last_s
+        self.told = Shown(summary="replayed 7")
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            await asyncio.sleep(self._last_s)
+            self.told = Shown(summary="replayed 9")
+
+
+@scenario
+async def test_the_last_words_of_the_console_are_said_after_what_ran_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qctl.tui.acts.running.LEAVE_S", 0.2)
+    acts, ended = Acts(), []
+    silent = Waiting()
+    silent.is_given = True
+    for act in (Replaying(0.01), Waiting(), silent, Replaying(60)):
+        acts.begin("pause web-1", act, ended.append)
+    await asyncio.sleep(0)
+    # when the console ends: the last one takes its time
+    words = await acts.leave()
+    # then the confirms that came meanwhile count, and no more is waited for than is bearable
+    assert words == (
+        "replayed 9 (it was not waited for the rest)",
+        "pause web-1: not given",
+        "pause web-1: not known to be given",
+        "replayed 7 (it was not waited for the rest)",
+    )
+    # and nobody is told on a screen that is gone
+    assert ended == []
+
+
 @scenario
 async def test_of_a_large_fleet_the_first_rows_are_kept_and_the_others_counted() -> None:
     # given more rows than anybody reads

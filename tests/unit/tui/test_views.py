@@ -7,15 +7,16 @@ from datetime import UTC
 
 import pytest
 
-from qctl.ops.status import Seen, Source, State
+from qctl.ops.status import ConsumerRow, QueueRow, Seen, Source, State, Status
 from qctl.tui import words
+from qctl.tui.cells import plain
 from qctl.tui.history import History
 from qctl.tui.scene import Scene
-from qctl.tui.snapshot import Snapshot, View
+from qctl.tui.snapshot import Snapshot, TagRow, View
 from qctl.tui.text import parts, safe
 from qctl.tui.views.details import detail
 from qctl.tui.views.every import LISTINGS
-from qctl.tui.views.listing import Arrangement, arranged, by_column, filter_words, flowed, next_sort
+from qctl.tui.views.listing import Arrangement, arranged, by_column, filter_words, flowed, next_sort, without_rows
 from tests.tui import troubled
 from tests.tui.troubled import NOW_S
 
@@ -100,8 +101,77 @@ def test_queues_say_which_grow_and_when_they_are_empty() -> None:
     assert list(found) == ["timeline", "mail", "idle", "unknown"]  # what is not known comes last
     assert [row["trend"] for row in found.values()] == ["↑ 12.4", "↓ 3.0", "0", "-"]
     assert [row["empty"] for row in found.values()] == ["nobody", "~30s", "empty", "-"]
-    assert [row["consumers"] for row in found.values()] == ["0/1", "1/1", "0/1", "-"]
+    assert [row["consumers"] for row in found.values()] == ["0/1", "1/1", "-", "-"]  # of web-2/idle nothing is known
     assert [row["ready"] for row in found.values()] == ["7312", "90", "0", "-"]
+
+
+def test_of_takers_that_are_not_known_nobody_is_said_to_take_nothing() -> None:
+    # given a queue with tasks that got fewer until lately, one taker that is paused, and one of which nothing is heard
+    status, soon_s = troubled.troubled().status, troubled.NOW_S + 30
+    queue = QueueRow("mail", ready=9, empty_at_s=soon_s, consumers=("web-3/mail", "web-4/mail"), seen=troubled.BROKER)
+    paused, silent = troubled.consumer("web-3", "mail", State.PAUSED), troubled.consumer("web-4", "mail", State.UNKNOWN)
+
+    def said(*takers: ConsumerRow) -> tuple[str, str]:
+        shown = troubled.troubled(status=replace(status, queues=(queue,), consumers=takers))
+        row = rows(View.QUEUES, scene(shown))["mail"]
+        return row["consumers"], row["empty"]
+
+    assert said(paused, silent) == said(paused) == ("-", "~30s")
+    assert said(paused, replace(silent, state=State.CONSUMING)) == ("1/2", "~30s")
+    assert said(paused, replace(silent, state=State.DOWN)) == ("0/2", "nobody")
+
+
+def test_sums_of_which_a_part_is_not_known_say_so() -> None:
+    # given a host with a consumer at work, and one of which nothing is heard, or that is down
+    silent = troubled.consumer("web-2", "mail", State.UNKNOWN, running=None, rate_per_s=None, concurrency=None)
+
+    def said(other: ConsumerRow) -> tuple[str, str]:
+        status = replace(troubled.troubled().status, consumers=(troubled.consumer("web-2", "timeline"), other))
+        row = rows(View.HOSTS, scene(troubled.troubled(status=status)))["web-2"]
+        return row["rate"], row["running"]
+
+    assert said(silent) == ("4.0+", "3/8+")
+    assert said(replace(silent, state=State.DOWN)) == ("4.0", "3/8")
+
+
+@pytest.mark.parametrize(
+    ("source", "state"), [(Source.LIVE, "✗ down"), (Source.BROKER, "✗ down"), (Source.LOG, "✗ down 2s")]
+)
+def test_since_when_something_is_down_is_not_when_somebody_said_so(source: Source, state: str) -> None:
+    # given what is down for nobody knows how long, told of two seconds ago, or silent since then
+    seen = Seen(source, NOW_S - 2)
+    shown = troubled.troubled(
+        status=Status(NOW_S, False, hosts=(replace(troubled.host("web-9", State.DOWN), since_s=None, seen=seen),)),
+        tags=(TagRow("qctl/web-9/mail/0", "web-9", "mail", "mail", State.DOWN, seen=seen),),
+    )
+
+    for view in (View.HOSTS, View.CONSUMERS):
+        assert [row["state"] for row in rows(view, scene(shown)).values()] == [state]
+
+
+def test_a_depth_in_a_detail_says_when_it_was() -> None:
+    # given a queue whose depth was told of twice, the last time some minutes ago
+    past = History()
+    for step in range(2):
+        queue = replace(troubled.QUEUES[0], seen=Seen(Source.BROKER, NOW_S + 5 * step))
+        past.add(troubled.troubled(at_s=NOW_S + 5 * step, status=Status(NOW_S, False, queues=(queue,)), dead=()))
+
+    def title(later_s: float) -> str:
+        past.add(Snapshot(NOW_S + later_s, Status(NOW_S, False)))
+        found = detail(Scene(troubled.troubled(), NOW_S + later_s, past, 120, UTC), View.QUEUES, "timeline")
+        assert found is not None
+        return next(line for line in map(plain, flowed(found.lines, 200)) if "lately" in line)
+
+    assert title(9.0) == "7312 ready, at most 7312 lately"
+    assert title(305.0) == "7312 ready 5m00s ago, at most 7312 lately"
+
+
+def test_a_list_without_rows_claims_nothing() -> None:
+    # given dead letters of which nothing was learnt, or a filter of the broker's that leaves none
+    nothing = LISTINGS[View.DEAD](scene(Snapshot(NOW_S, Status(NOW_S, False))))
+
+    assert without_rows(nothing, Arrangement()) == "No queue of dead letters is known yet."
+    assert without_rows(nothing, Arrangement(match="zzz")) == "Nothing matches; Esc clears the filter."
 
 
 def test_a_queue_whose_rates_nobody_tells_grows_by_its_depth() -> None:
