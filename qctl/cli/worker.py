@@ -78,6 +78,12 @@ def start(
     once, exit 1. SIGHUP reads the inventory anew and, if it is good, replaces the processes one by one. While the
     broker is unreachable it is tried for ever; a refusal of the first connection exits 5.
     """
+    import signal
+
+    # Until the supervisor takes signals itself there is nothing to tidy up, and a KeyboardInterrupt can be lost: native
+    # code that is being imported swallows it now and then.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     from qctl.worker import logs, supervisor
     from qctl.worker.hostlock import state_directory
     from qctl.worker.plan import Plan
