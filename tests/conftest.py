@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,9 +17,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 _WHY_NO_CONTAINER = pytest.StashKey[str]()
-_HERE = Path(__file__).parent
-#: Where tests are, those that take longest first.
-_FOLDERS = ("faults", "tui", "integration", "unit")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -34,12 +30,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if _IN_CI or not stash[_WHY_NO_CONTAINER]:
         kinds.append("container")
     metafunc.parametrize("broker", kinds, indirect=True, scope="session")
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long first: at the end of a run that is spread over processes no one of them is left with it."""
-    items.sort(key=lambda item: _FOLDERS.index(item.path.relative_to(_HERE).parts[0]))
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:

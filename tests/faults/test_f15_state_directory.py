@@ -40,7 +40,7 @@ def fill(directory: Path) -> Path:
     raise AssertionError("endless disk")
 
 
-@row("F15", f"the state directory's disk is full for {FULL_S:g} s, under load", selected=True)
+@row("F15", f"the state directory's disk is full for {FULL_S:g} s, under load")
 def test_on_a_full_disk_nothing_is_called_that_is_not_paid_for_and_all_goes_on_with_space(scene: Scene) -> None:
     # Given a worker under load, whose state is on a small disk
     fleet = scene.stage()

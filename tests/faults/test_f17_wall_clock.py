@@ -47,7 +47,7 @@ def set_clock(file: Path, offset: str) -> None:
     beside.replace(file)
 
 
-@row("F17", "+1 h, -1 h, -1 year in the wall clock of a worker, while it spends all there is", selected=True)
+@row("F17", "+1 h, -1 h, -1 year in the wall clock of a worker, while it spends all there is")
 def test_a_worker_whose_wall_clock_jumps_spends_neither_more_nor_less(
     scene: Scene, tmp_path: Path, library: Path
 ) -> None:
