@@ -68,7 +68,7 @@ def test_warm_drain_finishes_what_runs_and_gives_back_the_rest(scene: Scene) -> 
     scene.start("web-1")
 
 
-@row("F03", "SIGTERM, and again a second later, while k tasks run and 40 wait in the worker's hands", selected=True)
+@row("F03", "SIGTERM, and again a second later, while k tasks run and 40 wait in the worker's hands")
 def test_a_second_signal_ends_it_at_once_and_repeats_only_what_ran(scene: Scene) -> None:
     # Given a worker in the middle of long tasks
     worker = _busy(scene, task_s=20)
@@ -89,7 +89,7 @@ def test_a_second_signal_ends_it_at_once_and_repeats_only_what_ran(scene: Scene)
     scene.start("web-1")
 
 
-@row("F03", "kill -9 of the group during the drain", selected=True)
+@row("F03", "kill -9 of the group during the drain")
 def test_a_kill_during_the_drain_repeats_only_what_ran(scene: Scene) -> None:
     # Given a worker that drains
     worker = _busy(scene, task_s=20)

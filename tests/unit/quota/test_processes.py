@@ -78,9 +78,11 @@ def test_sixteen_processes_spend_exactly_the_limit(spenders: Spenders) -> None:
         spenders.start(limit)
     spent = spenders.spend_together()
 
-    # And one more for what the last of them gave back when the others had left
-    spenders.start(limit)
-    spent += spenders.spend_together()
+    # And more of them for what the last ones gave back when the others had left
+    for _ in range(8):
+        if sum(spent) < limit.units:
+            spenders.start(limit)
+            spent += spenders.spend_together()
 
     # Then together they spent the limit to the last unit, and the ledger knows of each
     ledger = Ledger.open(spenders.directory)
