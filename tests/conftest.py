@@ -43,9 +43,15 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNode]:
+def brisk(pytestconfig: pytest.Config) -> bool:
+    """Whether brokers count more often what lies in a queue; the whole fault matrix has them as they come."""
+    return not pytestconfig.getoption("--faults", default=False)
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory, brisk: bool) -> Iterator[LocalNode]:
     """A private node of this machine's RabbitMQ."""
-    with brokers.throwaway_node(tmp_path_factory.mktemp("node")) as running:
+    with brokers.throwaway_node(tmp_path_factory.mktemp("node"), brisk=brisk) as running:
         yield running
 
 
@@ -56,12 +62,12 @@ def local_broker(node: LocalNode) -> Broker:
 
 
 @pytest.fixture(scope="session")
-def container_broker() -> Iterator[Broker]:
+def container_broker(brisk: bool) -> Iterator[Broker]:
     """RabbitMQ 4 in a container."""
     missing = brokers.container_missing()
     if missing:
         pytest.fail(f"RabbitMQ 4 cannot be tested: {missing}", pytrace=False)
-    with brokers.container_broker() as running:
+    with brokers.container_broker(brisk=brisk) as running:
         yield running
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests import commands
 from tests.brokers import Vhost
 
 STOP_TIMEOUT_S = 45.0
@@ -121,15 +122,12 @@ class Fleet:
     def enqueue(self, consumer: str, payloads: Iterable[Any], *arguments: str) -> None:
         """`qctl enqueue --file -`."""
         lines = "".join(json.dumps(payload) + "\n" for payload in payloads)
-        subprocess.run(
-            [*self.command, "--quiet", "enqueue", consumer, "--file", "-", *arguments],
-            input=lines.encode(),
-            env=self.environment,
-            cwd=self.directory,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            timeout=60,
-        )
+        self.qctl("--quiet", "enqueue", consumer, "--file", "-", *arguments, input=lines.encode(), check=True)
+
+    def qctl(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[Any]:
+        """A command with this fleet's inventory, to its end; options: of `commands.run`."""
+        inventory = str(self.directory / "inventory.yaml")
+        return commands.run(["-i", inventory, *arguments], env=self.environment, cwd=self.directory, **options)
 
     def history(self, name: str) -> list[str]:
         """The lines that handlers noted under `name`."""

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.bare_http import PATIENCE_S, BareServer, head_of
 
 #: What it does instead of answering.
 FAULTS = ("closed", "hang", "drip", "401", "500", "garbage", "redirect")
@@ -23,71 +22,43 @@ _SAID = {
     "garbage": b"\x00\xff\x1b[2Jgarbage\r\n\r\n",
     "redirect": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
 }
-#: Nobody waits longer for it, or for what is behind it.
-_PATIENCE_S = 30.0
 
 #: The answer to a path and its query, as the document; an int is a status.
 Answer = Callable[[str, dict[str, str]], Any]
 
 
-class Misbehaving:
-    """Listens while it is a context manager. fault: one of FAULTS, or "" to answer; asked: paths and queries, so far.
+class Misbehaving(BareServer):
+    """A context manager. fault: one of FAULTS, or "" to answer; asked: paths and queries, so far.
 
     upstream: `http://HOST:PORT` of the API that is asked; else `answer` makes them up.
     """
 
     def __init__(self, upstream: str = "", answer: Answer | None = None) -> None:
+        super().__init__()
         self.fault = ""
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.times_s: list[float] = []
         self._upstream, self._answer = urlsplit(upstream), answer
-        self._ending = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def __enter__(self) -> Misbehaving:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ending.set()
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
 
     @property
     def paths(self) -> list[str]:
         """What was asked, without the queries."""
         return [path for path, _ in self.asked]
 
-    def _accept(self) -> None:
-        while not self._ending.is_set():
-            with suppress(OSError):
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        client.settimeout(_PATIENCE_S)
-        with client, suppress(OSError):
-            if self.fault == "closed":
-                return
-            head = b""
-            while b"\r\n\r\n" not in head:
-                if not (piece := client.recv(65_536)):
-                    return
-                head += piece
-            target = urlsplit(head.split()[1].decode())
-            query = {name: values[0] for name, values in parse_qs(target.query).items()}
-            self.asked.append((target.path.removeprefix("/api"), query))
-            self.times_s.append(time.monotonic())
-            if self.fault:
-                self._misbehave(client)
-            elif self._answer is None:
-                self._forward(client, head)
-            else:
-                _reply(client, self._answer(*self.asked[-1]))
+    def serve(self, client: socket.socket) -> None:
+        if self.fault == "closed":
+            return
+        head = head_of(client)
+        target = urlsplit(head.split()[1].decode())
+        query = {name: values[0] for name, values in parse_qs(target.query).items()}
+        self.asked.append((target.path.removeprefix("/api"), query))
+        self.times_s.append(time.monotonic())
+        if self.fault:
+            self._misbehave(client)
+        elif self._answer is None:
+            self._forward(client, head)
+        else:
+            _reply(client, self._answer(*self.asked[-1]))
 
     def _misbehave(self, client: socket.socket) -> None:
         match self.fault:
@@ -101,13 +72,13 @@ class Misbehaving:
 
     def _while(self, fault: str, client: socket.socket) -> None:
         """Until it is told to behave, or nobody listens any more."""
-        while self.fault == fault and not self._ending.wait(0.1):
+        while self.fault == fault and not self.ending.wait(0.1):
             client.sendall(b"X" * (fault == "drip"))
 
     def _forward(self, client: socket.socket, head: bytes) -> None:
         assert self._upstream.hostname
         assert self._upstream.port
-        with socket.create_connection((self._upstream.hostname, self._upstream.port), timeout=_PATIENCE_S) as behind:
+        with socket.create_connection((self._upstream.hostname, self._upstream.port), timeout=PATIENCE_S) as behind:
             behind.sendall(head.replace(b"Connection: keep-alive", b"Connection: close"))
             while piece := behind.recv(65_536):
                 client.sendall(piece)

@@ -3,6 +3,7 @@
 /.../status/503        answers 503             /.../wait/0.5     answers after half a second
 /.../retry-after/2     answers 429 with it     /.../spent/2      answers 403 with the headers of a rate limit
 /.../redirect          answers 302 to /away    /.../size/1000    answers with so many bytes
+/.../say?status=403&x-left=0&body=no             answers with this status, these headers, this body
 /.../drip              answers a byte every 100 ms for ever
 /.../drip-headers      the same, and never gets to the end of the headers
 /.../half              closes the connection in the middle of its answer
@@ -48,6 +49,8 @@ class _Handler(BaseHTTPRequestHandler):
         match (parts.path.rpartition("/")[2], verb, argument):
             case ("redirect", _, _):
                 self.reply(302, location="/away")
+            case ("say", _, _):
+                self.say(dict(params))
             case ("drip", _, _):
                 self.drip()
             case ("drip-headers", _, _):
@@ -87,6 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not bodiless and self.command != "HEAD":
             self.wfile.write(body)
+
+    def say(self, said: dict[str, str]) -> None:
+        status, answer = int(said.pop("status", "200")), said.pop("body", "{}").encode()
+        self.reply(status, answer, **{name.replace("-", "_"): value for name, value in said.items()})
 
     def drip(self) -> None:
         self.send_response(200)

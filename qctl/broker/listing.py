@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from qctl.errors import QctlError
@@ -19,6 +20,11 @@ PAGE_SIZE = 500
 MAX_LISTED = 20_000
 #: Of a text that names must contain: the broker takes addresses of 8,000 bytes, and a character may be 12 of them.
 MAX_MATCH_CHARS = 250
+#: What the broker is asked for besides, where it matters whether messages come all the time: its counts of the last
+#: while, as often as it counts.
+LASTING = {"msg_rates_age": "20", "msg_rates_incr": "5"}
+#: Fewer counts than this say nothing about that.
+LEAST_SAMPLES = 4
 #: No count or rate of a broker is larger.
 _MOST = 2**63
 #: The columns that each list is asked for; what else there is would be megabytes.
@@ -32,6 +38,7 @@ QUEUE_COLUMNS = ",".join(
     (
         "name,type,messages,messages_ready,messages_unacknowledged,consumers",
         *(f"message_stats.{name}_details.rate" for name in (_IN, *_OUT)),
+        f"message_stats.{_IN}_details.samples",
     )
 )
 #: A kind of queue that keeps its messages, whoever reads them.
@@ -123,7 +130,8 @@ class QueueLook:
     """A queue, as of up to five seconds ago. None: the broker does not say. Rates are messages a second.
 
     out_per_s: what leaves it for good, None also for a stream, whose readers take nothing out. consumers: subscriptions
-    that it has at present.
+    that it has at present. lasting_in_per_s: what has come in all the time lately, which a bulk of messages has not;
+    None also where that was not asked for.
     """
 
     name: str
@@ -133,6 +141,7 @@ class QueueLook:
     consumers: int | None
     in_per_s: float | None
     out_per_s: float | None
+    lasting_in_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +219,7 @@ def queue(item: Mapping[str, Any]) -> QueueLook:
         consumers=count(item.get("consumers")),
         in_per_s=_rate(stats, _IN),
         out_per_s=sum(out) if out and item.get("type") != STREAM else None,
+        lasting_in_per_s=_lasting(stats, _IN),
     )
 
 
@@ -234,6 +244,23 @@ def _rate(stats: Mapping[str, Any], name: str) -> float | None:
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < _MOST:
         return None
     return float(rate)
+
+
+def _lasting(stats: Mapping[str, Any], name: str) -> float | None:
+    """The least rate between two of the counts that the broker has kept, of a few at least."""
+    samples = _inner(stats, f"{name}_details").get("samples")
+    if not isinstance(samples, list):
+        return None
+    pairs = [(count(one.get("timestamp")), count(one.get("sample"))) for one in objects(samples)]
+    points = sorted((at_ms, total) for at_ms, total in pairs if at_ms is not None and total is not None)
+    if len(points) < LEAST_SAMPLES:
+        return None
+    rates = [
+        (after - before) * 1000 / (to_ms - from_ms)
+        for (from_ms, before), (to_ms, after) in pairwise(points)
+        if to_ms > from_ms
+    ]
+    return max(0.0, min(rates)) if rates else None
 
 
 def _inner(item: Mapping[str, Any], name: str) -> Mapping[str, Any]:

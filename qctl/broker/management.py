@@ -160,9 +160,10 @@ class Management:
         found = self._get(f"/vhosts/{self._vhost}/channels", {"columns": listing.CHANNEL_COLUMNS})
         return tuple(listing.channel(item) for item in listing.objects(found))
 
-    def queue(self, name: str) -> QueueLook | None:
-        """One queue; None when there is none of that name."""
-        found = self._get(f"/queues/{self._vhost}/{quote(name, safe='')}", missing=None)
+    def queue(self, name: str, *, lasting: bool = False) -> QueueLook | None:
+        """One queue; None when there is none of that name. lasting: also what comes in all the time."""
+        parameters = listing.LASTING if lasting else None
+        found = self._get(f"/queues/{self._vhost}/{quote(name, safe='')}", parameters, missing=None)
         return None if found is None else listing.queue(listing.an_object(found))
 
     def queue_terms(self, name: str) -> QueueTerms | None:
@@ -170,9 +171,11 @@ class Management:
         found = self._get(f"/queues/{self._vhost}/{quote(name, safe='')}", missing=None)
         return None if found is None else listing.terms(listing.an_object(found))
 
-    def queues(self) -> tuple[QueueLook, ...]:
-        """All queues of the virtual host."""
-        return tuple(listing.queue(item) for item in self._pages(f"/queues/{self._vhost}", listing.QUEUE_COLUMNS))
+    def queues(self, *, lasting: bool = False) -> tuple[QueueLook, ...]:
+        """All queues of the virtual host. lasting: also what comes in all the time."""
+        more = listing.LASTING if lasting else None
+        found = self._pages(f"/queues/{self._vhost}", listing.QUEUE_COLUMNS, more)
+        return tuple(listing.queue(item) for item in found)
 
     def queue_page(self, wanted: QueuesAsked) -> QueueListing:
         """A page of the virtual host's queues, in one request. Raises NoSuchPage also."""
@@ -187,10 +190,10 @@ class Management:
     def _vhost(self) -> str:
         return quote(self._api.vhost, safe="")
 
-    def _pages(self, path: str, columns: str) -> list[Mapping[str, Any]]:
+    def _pages(self, path: str, columns: str, more: Mapping[str, str] | None = None) -> list[Mapping[str, Any]]:
         found: list[Mapping[str, Any]] = []
         for page in range(1, MAX_PAGES + 1):
-            parameters = {"page": str(page), "page_size": str(PAGE_SIZE), "columns": columns}
+            parameters = {"page": str(page), "page_size": str(PAGE_SIZE), "columns": columns, **(more or {})}
             answer = self._get(path, parameters)
             if isinstance(answer, list):  # some give no pages
                 return listing.objects(answer)

@@ -56,6 +56,16 @@ def describe(error: BaseException) -> tuple[int, str]:
     return 0, (words or str(error) or type(error).__name__)[:MAX_REASON_CHARS]
 
 
+async def moved_or(moved: asyncio.Event, *ends: asyncio.Future[Any], timeout_s: float) -> None:
+    """Wait until `moved` is set, one of `ends` is done, or the time is over."""
+    moving: asyncio.Future[Any] = asyncio.ensure_future(moved.wait())
+    awaited: set[asyncio.Future[Any]] = {moving, *ends}
+    try:
+        await asyncio.wait(awaited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        moving.cancel()
+
+
 def _resolve(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():
         future.set_result(value)

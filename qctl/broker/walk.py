@@ -12,10 +12,9 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from qctl.broker.message import Properties
-from qctl.broker.session import REPLY_TIMEOUT_S, SETTLED_BEFORE_CLOSE_S, Channel, ChannelLost, Connection
+from qctl.broker.session import REPLY_TIMEOUT_S, SETTLED_BEFORE_CLOSE_S, Channel, ChannelLost, Connection, moved_or
 from qctl.broker.subscription import Subscription
 from qctl.errors import QctlError
 
@@ -255,11 +254,6 @@ class Walk:
     async def _wait(self, timeout_s: float) -> None:
         self._moved.clear()
         lost = self._stretches[-1].subscription.lost
-        moved: asyncio.Future[Any] = asyncio.ensure_future(self._moved.wait())
-        ends: set[asyncio.Future[Any]] = {moved, lost}
-        try:
-            await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            moved.cancel()
+        await moved_or(self._moved, lost, timeout_s=timeout_s)
         if lost.done():
             raise lost.result()

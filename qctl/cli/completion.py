@@ -83,6 +83,12 @@ def host_quota(ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
     return _offered(ctx, "host/quota", incomplete)
 
 
+def new_host_quota(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """NAME/QUOTA of a host that is not there, once its name is written."""
+    host, slash, _ = incomplete.partition("/")
+    return [f"{host}/{name}" for name in _offered(ctx, "quotas", incomplete[len(host) + 1 :])] if slash else []
+
+
 def consumer_or_queue(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """HOST/CONSUMER of all that run, and names of work queues."""
     return (_offered(ctx, "queues", incomplete) + _offered(ctx, "host/consumer", incomplete))[:MAX_OFFERED]

@@ -31,7 +31,8 @@ WIDTHS = (("AT", 23), ("BY", 12), ("VERB", 11), ("TARGET", 24))
 @click.option("--since", metavar="DURATION", type=Duration(), help="Only what was given so long ago or later: 1h.")
 @pass_settings
 def events(settings: Settings, follow: bool, since: float | None) -> int:
-    """Show who commanded what when, the oldest first; and what was ignored of it, with why.
+    """Show who commanded what when, the oldest first; what was ignored of it, with why; and what hosts have found out:
+    that somebody else spends a quota of theirs too.
 
     BY is the broker's user, which the broker has verified; what a command says of itself (as, at) is shown as claimed.
     """
@@ -129,8 +130,15 @@ def row(event: Happened) -> str:
     from qctl.ops.when import instant, local
 
     at_s, until_s = instant(event.at), event.until_s
-    cells = (local(at_s) if at_s is not None else "", event.user, event.verb, event.target)
+    cells = (
+        local(at_s) if at_s is not None else "",
+        event.user,
+        "notice" if event.notice else event.verb,
+        event.target,
+    )
     more = (
+        event.notice,
+        f"since {local(event.since_s)}" if event.since_s is not None else "",
         ", ".join(event.rates),
         f"until {local(until_s)}" if until_s is not None else "",
         event.reason or "",

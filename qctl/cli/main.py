@@ -52,6 +52,7 @@ COMMANDS = (
     CommandEntry("status", "qctl.cli.status:status", "Show hosts, consumers, quotas and queues once.", _SEE),
     CommandEntry("events", "qctl.cli.events:events", "Show who commanded what when.", _SEE),
     CommandEntry("why", "qctl.cli.why:why", "Say why a consumer or a queue is as it is.", _SEE),
+    CommandEntry("plan", "qctl.cli.plan:plan", "Say when queues are empty and quotas run out.", _SEE),
     CommandEntry("tui", "qctl.cli.tui:tui", "The console: all of it live, and the keys to act.", _SEE),
     CommandEntry("completion", "qctl.cli.completion:completion", "Print the completion script of a shell.", _SHELL),
 )

@@ -35,7 +35,7 @@ def ls(settings: Settings, work: bool, every: bool) -> None:
 
     from qctl.cli.status import queue_columns, table
     from qctl.ops.queues import Scope, listed
-    from qctl.ops.status import queue_item
+    from qctl.ops.status_json import queue_item
     from qctl.ops.when import iso
 
     if work and every:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qctl.errors import Exit
     from qctl.inventory.model import Inventory
     from qctl.ops.quotas import Report, Selection
+    from qctl.ops.status import Status
 
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -43,13 +44,15 @@ def quota() -> None:
 @click.argument("hosts", metavar="[HOST]...", nargs=-1, shell_complete=completion.host)
 @pass_settings
 def ls(settings: Settings, hosts: tuple[str, ...]) -> None:
-    """Show each quota: what is used of which limit, when units return, and who set it.
+    """Show each quota: what is used of which limit, when units return, who set it, and who else spends it; and what
+    tasks were seen to cost, beside what the inventory declares.
 
     As in `qctl status`: what is not known is `-`, and `~` is an estimate.
     """
     from qctl.cli.options import Output
     from qctl.cli.status import look, quota_columns, table
-    from qctl.ops.status import quota_item
+    from qctl.ops.costs import judged
+    from qctl.ops.status_json import cost_item, quota_item
     from qctl.ops.when import iso
 
     inventory = settings.load()
@@ -57,11 +60,47 @@ def ls(settings: Settings, hosts: tuple[str, ...]) -> None:
         inventory.host(name)
     found = look(settings, inventory, hosts=hosts, strangers=not hosts)
     if settings.output in (Output.TABLE, Output.WIDE):
-        table(settings, quota_columns(found.at_s), found.quotas)
+        table(settings, quota_columns(found.at_s, found.quotas), found.quotas)
+        show_costs(settings, inventory, found)
         return
     items = [quota_item(row, found.at_s) for row in found.quotas]
+    costs = [cost_item(cost) for cost in judged(found.quotas)]
     document = {"v": 1, "at": iso(found.at_s), "blocked": found.blocked, "notes": list(found.notes), "items": items}
+    document["costs"] = costs
     render.show(settings, items=items, columns=(), name=_name, document=document)
+
+
+def show_costs(settings: Settings, inventory: Inventory, found: Status) -> None:
+    """What tasks were seen to cost, and where the inventory declares something else, the line to write there."""
+    from qctl.cli.options import Output
+    from qctl.ops import costs
+
+    seen = costs.judged(found.quotas)
+    if not seen:
+        return
+
+    def advice(item: Any) -> str:
+        consumer = inventory.consumers.get(item["row"].consumer)
+        return costs.advice(item["row"], consumer.cost if consumer else {})
+
+    columns = (
+        Column("TASKS OF", lambda item: item["row"].consumer),
+        Column("TYPE", lambda item: item["row"].type),
+        Column("QUOTA", lambda item: item["row"].quota),
+        Column("DECLARED", lambda item: item["row"].declared, right=True),
+        Column("P50", lambda item: item["row"].p50, right=True),
+        Column("P95", lambda item: item["row"].p95, right=True),
+        Column("SEEN", lambda item: item["row"].tasks, right=True),
+        Column("COST IS", lambda item: costs.words(item["row"]) or "right", free=True),
+        Column("WRITE", advice),
+        Column("HOSTS", lambda item: len(item["row"].hosts), right=True, wide=True),
+    )
+    render.line()
+    render.table(
+        settings,
+        [column for column in columns if not column.wide or settings.output is Output.WIDE],
+        [{"row": cost} for cost in seen],
+    )
 
 
 def _common(command: Callable[..., int]) -> Callable[..., int]:

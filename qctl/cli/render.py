@@ -12,13 +12,13 @@ import json
 import os
 import shutil
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 from qctl.cli.options import Output, Settings
+from qctl.visible import visible
 
 Item = Mapping[str, Any]
 
@@ -26,8 +26,6 @@ Item = Mapping[str, Any]
 UNKNOWN = "-"
 #: Between two columns.
 _GAP = "  "
-# Control, format (bidirectional overrides, zero-width), surrogate, private use, line and paragraph separators.
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +44,7 @@ class Column:
 
 def plain(text: object) -> str:
     """`text` as one line whose every character can be seen: control and bidirectional characters as escapes."""
-    string = str(text)
-    if string.isascii() and string.isprintable():
-        return string
-    return "".join(_escape(c) if unicodedata.category(c) in _INVISIBLE else c for c in string)
+    return visible(str(text))
 
 
 def show(
@@ -194,8 +189,3 @@ def _line(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int], 
 def _json(document: object, *, indent: int | None) -> str:
     # ASCII alone, so that no control character of a foreign text reaches a terminal; DEL is the one JSON leaves.
     return json.dumps(document, indent=indent, allow_nan=False, default=str).replace("\x7f", "\\u007f")
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

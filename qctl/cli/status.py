@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Of a queue's name in a table; -o json and -o name have it whole.
 MAX_NAME_CHARS = 80
+#: Consumers that are named in a remark.
+MAX_NAMED = 3
 
 
 @click.command()
@@ -31,7 +34,20 @@ def status(settings: Settings, hosts: tuple[str, ...]) -> None:
     inventory = settings.load()
     for name in hosts:
         inventory.host(name)
-    show(settings, look(settings, inventory, hosts=hosts, strangers=not hosts))
+    found = look(settings, inventory, hosts=hosts, strangers=not hosts)
+    show(settings, found)
+    if settings.output in (Output.TABLE, Output.WIDE):
+        say_of_costs(settings, found)
+
+
+def say_of_costs(settings: Settings, found: Status) -> None:
+    """Where the inventory declares a cost that tasks do not have, which `qctl quota ls` shows."""
+    from qctl.ops.costs import judged
+
+    wrong = dict.fromkeys(cost.consumer for cost in judged(found.quotas) if cost.wrong)
+    if wrong:
+        names = ", ".join(list(wrong)[:MAX_NAMED]) + (f" and {len(wrong) - MAX_NAMED} more" * (len(wrong) > MAX_NAMED))
+        render.say(settings, f"qctl: tasks of {names} do not cost what the inventory declares; see `qctl quota ls`")
 
 
 def look(settings: Settings, inventory: Inventory, *, hosts: Sequence[str] = (), strangers: bool = False) -> Status:
@@ -54,7 +70,7 @@ def look(settings: Settings, inventory: Inventory, *, hosts: Sequence[str] = (),
 
 def show(settings: Settings, found: Status) -> None:
     """Print the whole as `-o` says."""
-    from qctl.ops.status import document
+    from qctl.ops.status_json import document
 
     whole = document(found)
     match settings.output:
@@ -62,7 +78,7 @@ def show(settings: Settings, found: Status) -> None:
             sections = [
                 (host_columns(found.at_s), found.hosts),
                 (consumer_columns(found.at_s), found.consumers),
-                (quota_columns(found.at_s), found.quotas),
+                (quota_columns(found.at_s, found.quotas), found.quotas),
                 (queue_columns(found.at_s), found.queues),
             ]
             for number, (columns, rows) in enumerate((columns, rows) for columns, rows in sections if rows):
@@ -121,8 +137,18 @@ def consumer_columns(now_s: float) -> tuple[Column, ...]:
     )
 
 
-def quota_columns(now_s: float) -> tuple[Column, ...]:
-    """Of the quotas."""
+def quota_columns(now_s: float, rows: Sequence[QuotaRow]) -> tuple[Column, ...]:
+    """Of the quotas; what is out of the ordinary has a column where there is any of it."""
+    from qctl.control.quota_reading import SLIDING
+    from qctl.ops.spending import SOMEBODY_ELSE, in_short, shown, window_words
+
+    at = partial(_clock, now_s=now_s)
+    windows = Column("WINDOW", lambda item: window_words(item["row"], at), free=True)
+    others = Column(
+        SOMEBODY_ELSE.upper(),
+        lambda item: in_short(foreign, item["row"].limit_units, at) if (foreign := shown(item["row"].foreign)) else "",
+        free=True,
+    )
     return (
         Column("QUOTA", lambda item: item["row"].address),
         Column("USED", lambda item: _of(item["row"].used_units, item["row"].limit_units), right=True),
@@ -131,6 +157,8 @@ def quota_columns(now_s: float) -> tuple[Column, ...]:
         Column("LASTS", lambda item: _lasts(item["row"], now_s), right=True),
         Column("RETURNS", lambda item: _clock(item["row"].blocked_until_s or item["row"].returns_at_s, now_s)),
         Column("HEARD", lambda item: _age(item["row"].seen, now_s), right=True),
+        *([windows] if any(row.window != SLIDING for row in rows) else []),
+        *([others] if any(shown(row.foreign) for row in rows) else []),
         Column("OVERRIDE", lambda item: override_words(item["row"], now_s), free=True),
         Column("INVENTORY", lambda item: ", ".join(item["row"].inventory_rates), wide=True),
         Column("FAULT", lambda item: item["row"].fault, wide=True, free=True),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from qctl.broker import topology
 from qctl.broker.message import Outgoing, Properties, text
 from qctl.broker.publisher import Published, Publisher
-from qctl.broker.session import Channel, ChannelLost, Connection
+from qctl.broker.session import Channel, ChannelLost, Connection, moved_or
 from qctl.control import answer, giving, host_answer
 from qctl.control.event import Command
 from qctl.control.host_answer import host_queue
@@ -340,12 +340,7 @@ class Asking:
 
     async def _wait(self, closed: asyncio.Future[ChannelLost], *, timeout_s: float) -> None:
         """Until something came, the channel closed, or the time is over."""
-        moved: asyncio.Future[Any] = asyncio.ensure_future(self._moved.wait())
-        waiting: set[asyncio.Future[Any]] = {moved, closed}
-        try:
-            await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            moved.cancel()
+        await moved_or(self._moved, closed, timeout_s=timeout_s)
         self._moved.clear()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, Self, TypeVar
 
 from qctl.broker.message import short
-from qctl.control.event import Command, Event, Hello, Verb, limits_of
+from qctl.control.event import Command, Event, Hello, Notice, Verb, limits_of
 from qctl.control.seen import Seeing, Seen
 from qctl.control.target import Scope, Subject, Target, is_literal
 
@@ -317,6 +317,8 @@ class Folding:
 
     def add(self, event: Event) -> str:
         """Take in the next event; why it is not obeyed, "" if it is."""
+        if isinstance(event, Notice):
+            return ""  # news, and nothing to be
         if isinstance(event, Hello):
             self._greet(event)
             return ""

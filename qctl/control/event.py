@@ -21,6 +21,8 @@ VERSION = 1
 MAX_EVENT_BYTES = 64 << 10
 #: Characters of an id or a name in an event.
 MAX_NAME_CHARS = 255
+#: Largest number that is taken for one: JSON's are good up to 2^53.
+MAX_NUMBER = 1 << 53
 #: As many rates as a quota of the inventory may have.
 MAX_RATES = 8
 
@@ -68,6 +70,38 @@ class Hello:
         """As it travels; who says it, says the broker."""
         fields = {name: getattr(self, name) for name in self.__slots__ if name != "user"}
         return json.dumps({"v": VERSION, **fields}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a host found out and nobody has to obey: somebody else spends a quota of it too, or does not any more.
+
+    units, most: spent by somebody else, at least and at most; ours: by this host; remaining, limit: as the API says;
+    limit_units: as this host does. since: wall clock of the host, as it was written; user: who says it, verified.
+    """
+
+    id: str
+    at: str
+    host: str
+    quota: str
+    begins: bool
+    units: int
+    most: int
+    ours: int
+    limit_units: int
+    limit: int | None = None
+    remaining: int | None = None
+    since: str | None = None
+    user: str = ""
+
+    def body(self) -> bytes:
+        """As it travels; who says it, says the broker."""
+        fields = {name: getattr(self, name) for name in self.__slots__ if name not in ("user", "begins")}
+        return json.dumps({"v": VERSION, "notice": NOTICES[self.begins], **fields}).encode()
+
+
+#: What a notice says, by whether it begins.
+NOTICES = {True: "foreign spending begins", False: "foreign spending ends"}
 
 
 class Verb(StrEnum):
@@ -135,7 +169,7 @@ class Command:
         return json.dumps(fields, separators=(",", ":")).encode()
 
 
-Event: TypeAlias = Hello | Command
+Event: TypeAlias = Hello | Notice | Command
 
 
 class NotUnderstood(Exception):
@@ -151,7 +185,8 @@ def read(record: Record) -> Event:
     if not record.user:
         raise NotUnderstood("nobody's: it has no user_id", "unsigned")
     if record.exchange == topology.HELLO:
-        return _hello(_fields(record.body), record)
+        fields = _fields(record.body)
+        return _notice(fields, record) if "notice" in fields else _hello(fields, record)
     if record.exchange == topology.CONTROL:
         return _command(_fields(record.body), record)
     raise NotUnderstood(
@@ -192,6 +227,34 @@ def _hello(fields: Mapping[str, Any], record: Record) -> Hello:
     if hello.nonce != record.id:
         raise NotUnderstood("its nonce is not its message_id")
     return hello
+
+
+def _notice(fields: Mapping[str, Any], record: Record) -> Notice:
+    begins = next((begins for begins, said in NOTICES.items() if said == fields["notice"]), None)
+    if begins is None:
+        raise NotUnderstood(f"notice {_shown(fields['notice'])} is not known", "notice")
+    since, at = fields.get("since"), fields.get("at")
+    instant(at, "at")
+    if since is not None:
+        instant(since, "since")
+    notice = Notice(
+        id=_id(fields.get("id")),
+        at=str(at),
+        host=_name(fields, "host"),
+        quota=_name(fields, "quota"),
+        begins=begins,
+        units=_number(fields, "units"),
+        most=_number(fields, "most"),
+        ours=_number(fields, "ours"),
+        limit_units=_number(fields, "limit_units"),
+        limit=None if fields.get("limit") is None else _number(fields, "limit"),
+        remaining=None if fields.get("remaining") is None else _number(fields, "remaining"),
+        since=since,
+        user=record.user,
+    )
+    if notice.id != record.id:
+        raise NotUnderstood("its id is not its message_id")
+    return notice
 
 
 def _command(fields: Mapping[str, Any], record: Record) -> Command:
@@ -281,7 +344,7 @@ def _name(fields: Mapping[str, Any], key: str) -> str:
 
 def _number(fields: Mapping[str, Any], key: str) -> int:
     value = fields.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_NUMBER:
         raise NotUnderstood(f"{key} must be a whole number")
     return value
 

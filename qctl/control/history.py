@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from qctl.broker import topology
 from qctl.broker.session import Channel, ChannelLost, Connection
 from qctl.control.desired import Folding
-from qctl.control.event import Command, Event, Hello, NotUnderstood, Record, instant
+from qctl.control.event import Event, NotUnderstood, Record, instant
 from qctl.control.following import NOTHING, Following, Known
 from qctl.control.log import RESUME_S, assert_whole
 from qctl.control.stream import PREFETCH, STALL_S, Elsewhere, Track, peek, unreadable
@@ -251,7 +251,7 @@ async def entries(
 
 def _claims(entry: Entry, since_s: float) -> bool:
     """Whether an event says that it is not older; the broker, when asked, had none of that age."""
-    at = entry.event.at if isinstance(entry.event, Hello | Command) else None
+    at = entry.event.at if entry.event is not None else None
     try:
         return at is not None and instant(at, "at") >= since_s
     except NotUnderstood:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from qctl.broker.message import utc
 from qctl.control.event import VERSION
+from qctl.control.quota_reading import CostReading, QuotaReading, utc_or_none
 
 #: A process's reading; one that would be larger leaves out consumers, and says how many. It also has to fit into the
 #: pipe to the supervisor.
 MAX_READING_BYTES = 48 << 10
 #: More consumers than ever fit into one.
 MAX_CONSUMERS = MAX_READING_BYTES // 300
-#: Readings of one host that are this much older than its newest tell nothing about the same moment. In the log they
-#: may be five seconds apart, since that often a process reports to its supervisor.
-SAME_MOMENT_S = 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,8 @@ class ConsumerReading:
     """A consumer of one process.
 
     why: of its state, "" where there is nothing to say. by, claimed_by, reason, until_s: of the pause, else None.
-    running: tasks; waiting: delivered and not started. rate_per_s: tasks acknowledged, over about ten seconds.
+    running: tasks; waiting: delivered and not started. rate_per_s: tasks acknowledged, over about ten seconds. run_s:
+    how long a task runs, as a moving mean; None: none has.
     """
 
     name: str
@@ -74,53 +73,7 @@ class ConsumerReading:
     prefetch: int = 0
     counts: Counts = Counts()
     rate_per_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class LimitReading:
-    """One limit of a quota, and the units that count against it."""
-
-    units: int
-    period_s: float
-    used: int
-
-
-@dataclass(frozen=True, slots=True)
-class OverrideReading:
-    """A `quota set` that holds at present. rates: as the operator wrote them."""
-
-    rates: tuple[str, ...]
-    by: str | None = None
-    reason: str | None = None
-    until_s: float | None = None
-    at_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaReading:
-    """A quota of the host, seen by one process; `used`, `limit`, `period_s` are of the limit that binds first.
-
-    used: units that count against the limit: spent in the window, reserved by running tasks, or in the hands of other
-    processes; at most `limit`. leased: units in this process's own hands and not used: not in `used`. over: what
-    counts beyond the limit, which a lowered limit leaves behind. returns_at_s: while it is dry when a unit may be used
-    again, else when the first used units return; None: nothing is used, or it depends on what is leased.
-    """
-
-    name: str
-    used: int
-    limit: int
-    period_s: float
-    over: int = 0
-    leased: int = 0
-    returns_at_s: float | None = None
-    blocked_until_s: float | None = None
-    limits: tuple[LimitReading, ...] = ()
-    override: OverrideReading | None = None
-
-    @property
-    def dry(self) -> bool:
-        """Nothing may be spent now."""
-        return self.used >= self.limit or self.blocked_until_s is not None
+    run_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +89,7 @@ class Reading:
     heartbeat_s: float
     consumers: tuple[ConsumerReading, ...] = ()
     quotas: tuple[QuotaReading, ...] = ()
+    costs: tuple[CostReading, ...] = ()
     ledger_id: str = ""
     ledger_fault: str | None = None
     omitted: int = 0
@@ -152,7 +106,8 @@ class Reading:
             "started_at": utc(self.started_at_s),
             "heartbeat_s": self.heartbeat_s,
             "consumers": [_consumer_to_json(one) for one in self.consumers],
-            "quotas": [_quota_to_json(one) for one in self.quotas],
+            "quotas": [one.to_json() for one in self.quotas],
+            "costs": [one.to_json() for one in self.costs],
             "ledger": {"id": self.ledger_id, "fault": self.ledger_fault},
             "omitted": self.omitted,
         }
@@ -162,11 +117,16 @@ class Reading:
         return _encode(self.to_json())
 
     def fitting(self) -> Reading:
-        """This reading, if need be without some of its consumers, so that its body has at most MAX_READING_BYTES."""
+        """This reading, so that its body has at most MAX_READING_BYTES: if need be without what tasks cost, without
+        when units return, then without some of its consumers."""
         found = _keeping(self, MAX_CONSUMERS)
         while (size_bytes := len(found.body())) > MAX_READING_BYTES:
             count = len(found.consumers)
-            if count:
+            if found.costs:
+                found = replace(found, costs=())
+            elif any(part.returns for one in found.quotas for part in one.limits):
+                found = replace(found, quotas=tuple(one.without_returns() for one in found.quotas))
+            elif count:
                 found = _keeping(found, min(count - 1, count * MAX_READING_BYTES // size_bytes))
             else:
                 found = replace(found, quotas=found.quotas[: len(found.quotas) // 2])
@@ -224,48 +184,11 @@ class Mark:
         return _encode({"v": VERSION, "mark": self.nonce})
 
 
-def host_quotas(readings: Iterable[Reading]) -> tuple[QuotaReading, ...]:
-    """The quotas of one host, from the readings of its processes; in the words of the newest.
-
-    What each process has leased and not used is taken out of `used`, and is in `leased`. Readings that are
-    SAME_MOMENT_S older than the newest do not count: the process may be gone, its lease with it. For a second it may be
-    off by a lease or two, which are at most 2 % of the limit each.
-    """
-    ordered = sorted(readings, key=lambda reading: reading.at_s, reverse=True)
-    fresh = [reading for reading in ordered if reading.at_s > ordered[0].at_s - SAME_MOMENT_S]
-    found: dict[str, QuotaReading] = {}
-    leased: dict[str, int] = {}
-    for reading in fresh:
-        for quota in reading.quotas:
-            found.setdefault(quota.name, quota)
-            leased[quota.name] = leased.get(quota.name, 0) + quota.leased
-    return tuple(_less(quota, leased[name] - quota.leased) for name, quota in found.items())
-
-
-def _less(quota: QuotaReading, units: int) -> QuotaReading:
-    """With `units` that were taken for used and are in the hands of other processes."""
-    if not units:
-        return quota
-    counted = max(0, quota.used + quota.over - units)
-    limits = tuple(replace(one, used=max(0, one.used - units)) for one in quota.limits)
-    return replace(
-        quota,
-        used=min(counted, quota.limit),
-        over=max(0, counted - quota.limit),
-        leased=quota.leased + units,
-        limits=limits,
-    )
-
-
 # To JSON
 
 
 def _encode(fields: Mapping[str, Any]) -> bytes:
     return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _utc(instant_s: float | None) -> str | None:
-    return None if instant_s is None else utc(instant_s)
 
 
 def _consumer_to_json(one: ConsumerReading) -> dict[str, Any]:
@@ -275,12 +198,12 @@ def _consumer_to_json(one: ConsumerReading) -> dict[str, Any]:
         "queue": one.queue,
         "state": one.state,
         "why": one.why,
-        "since": _utc(one.since_s),
+        "since": utc_or_none(one.since_s),
         "by": one.by,
         "as": one.claimed_by,
         "reason": one.reason,
-        "until": _utc(one.until_s),
-        "holds": [{"cause": hold.cause, "words": hold.words, "until": _utc(hold.until_s)} for hold in one.holds],
+        "until": utc_or_none(one.until_s),
+        "holds": [{"cause": hold.cause, "words": hold.words, "until": utc_or_none(hold.until_s)} for hold in one.holds],
         "tags": [{"tag": tag.tag, "queue": tag.queue, "state": tag.state} for tag in one.tags],
         "running": one.running,
         "waiting": one.waiting,
@@ -294,27 +217,5 @@ def _consumer_to_json(one: ConsumerReading) -> dict[str, Any]:
             "given_back": counts.given_back,
         },
         "rate_per_s": round(one.rate_per_s, 3),
-    }
-
-
-def _quota_to_json(one: QuotaReading) -> dict[str, Any]:
-    override = one.override
-    return {
-        "name": one.name,
-        "used": one.used,
-        "limit": one.limit,
-        "period_s": one.period_s,
-        "over": one.over,
-        "leased": one.leased,
-        "returns_at": _utc(one.returns_at_s),
-        "blocked_until": _utc(one.blocked_until_s),
-        "limits": [{"units": part.units, "period_s": part.period_s, "used": part.used} for part in one.limits],
-        "override": override
-        and {
-            "rates": list(override.rates),
-            "by": override.by,
-            "reason": override.reason,
-            "until": _utc(override.until_s),
-            "at": _utc(override.at_s),
-        },
+        "run_s": None if one.run_s is None else round(one.run_s, 6),
     }

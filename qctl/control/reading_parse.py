@@ -9,7 +9,15 @@ from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 from qctl.broker.message import decode_json, short
-from qctl.control.event import MAX_NAME_CHARS, VERSION, NotUnderstood, instant
+from qctl.control.event import MAX_NAME_CHARS, MAX_NUMBER, VERSION, NotUnderstood, instant
+from qctl.control.quota_reading import (
+    SLIDING,
+    CostReading,
+    ForeignReading,
+    LimitReading,
+    OverrideReading,
+    QuotaReading,
+)
 from qctl.control.reading import (
     MAX_READING_BYTES,
     ConsumerReading,
@@ -17,10 +25,7 @@ from qctl.control.reading import (
     Goodbye,
     Hold,
     HostReading,
-    LimitReading,
     Mark,
-    OverrideReading,
-    QuotaReading,
     Reading,
     Tag,
 )
@@ -29,8 +34,8 @@ from qctl.control.reading import (
 MAX_ENTRY_BYTES = 4 << 20
 #: Most items of any list in a reading; what a host has of processes, consumers and quotas stays far below.
 MAX_ITEMS = 1_000
-#: Largest number that is taken for one: JSON's are good up to 2^53.
-MAX_NUMBER = 1 << 53
+#: Parts in which the return of what is spent of a limit is told.
+MAX_RETURNS = 64
 #: Texts whose form was checked are remembered: the same tags and queues come each second.
 MAX_LINES = 16_384
 
@@ -78,6 +83,7 @@ def from_json(fields: Fields) -> Reading:
         heartbeat_s=_number(fields, "heartbeat_s"),
         consumers=_each(fields, "consumers", _consumer),
         quotas=_each(fields, "quotas", _quota),
+        costs=_each(fields, "costs", _cost),
         ledger_id=_text(ledger, "id"),
         ledger_fault=_text_or_none(ledger, "fault"),
         omitted=_whole(fields, "omitted", 0),
@@ -111,6 +117,7 @@ def _consumer(fields: Fields) -> ConsumerReading:
         prefetch=_whole(fields, "prefetch"),
         counts=Counts(*[_whole(counts, name, 0) for name in Counts.__slots__]),
         rate_per_s=_number(fields, "rate_per_s"),
+        run_s=None if fields.get("run_s") is None else _number(fields, "run_s"),
     )
 
 
@@ -125,9 +132,7 @@ def _tag(fields: Fields) -> Tag:
 
 
 def _quota(fields: Fields) -> QuotaReading:
-    override = fields.get("override")
-    if override is not None and not isinstance(override, dict):
-        raise NotUnderstood("override must be an object")
+    override, foreign = _object_or_none(fields, "override"), _object_or_none(fields, "foreign")
     return QuotaReading(
         name=_name(fields, "name"),
         used=_whole(fields, "used"),
@@ -139,11 +144,65 @@ def _quota(fields: Fields) -> QuotaReading:
         blocked_until_s=_instant_or_none(fields, "blocked_until"),
         limits=_each(fields, "limits", _limit),
         override=_override(override) if override is not None else None,
+        window=_text(fields, "window", least=1) if "window" in fields else SLIDING,
+        burst=_whole(fields, "burst", 1),
+        foreign=_foreign(foreign) if foreign is not None else None,
     )
 
 
 def _limit(fields: Fields) -> LimitReading:
-    return LimitReading(_whole(fields, "units"), _number(fields, "period_s"), _whole(fields, "used"))
+    return LimitReading(
+        _whole(fields, "units"),
+        _number(fields, "period_s"),
+        _whole(fields, "used"),
+        _instant_or_none(fields, "resets_at"),
+        _returns(fields),
+    )
+
+
+def _returns(fields: Fields) -> tuple[tuple[float, int], ...]:
+    pairs = fields.get("returns", [])
+    if not isinstance(pairs, list) or len(pairs) > MAX_RETURNS or not all(map(_is_return, pairs)):
+        raise NotUnderstood(f"returns must be a list of at most {MAX_RETURNS} pairs of seconds and units")
+    return tuple([(float(in_s), units) for in_s, units in pairs])
+
+
+def _is_return(pair: object) -> bool:
+    if not isinstance(pair, list) or len(pair) != 2:
+        return False
+    in_s, units = pair
+    is_number = isinstance(in_s, int | float) and not isinstance(in_s, bool)
+    return is_number and 0 <= in_s <= MAX_NUMBER and type(units) is int and 0 <= units <= MAX_NUMBER
+
+
+def _foreign(fields: Fields) -> ForeignReading:
+    units = _whole(fields, "units")
+    most = _whole(fields, "most", units)
+    if most < units:
+        raise NotUnderstood("of what others have spent, the most must not be less than the least")
+    return ForeignReading(
+        units=units,
+        most=most,
+        ours=_whole(fields, "ours"),
+        period_s=_number(fields, "period_s"),
+        limit=_whole_or_none(fields, "limit"),
+        remaining=_whole_or_none(fields, "remaining"),
+        since_s=_instant_or_none(fields, "since"),
+        until_s=_instant_or_none(fields, "until"),
+        lasting=fields.get("lasting") is True,
+    )
+
+
+def _cost(fields: Fields) -> CostReading:
+    return CostReading(
+        consumer=_name(fields, "consumer"),
+        type=_text(fields, "type"),
+        quota=_name(fields, "quota"),
+        declared=_whole(fields, "declared"),
+        tasks=_whole(fields, "tasks"),
+        p50=_whole(fields, "p50"),
+        p95=_whole(fields, "p95"),
+    )
 
 
 def _override(fields: Fields) -> OverrideReading:
@@ -185,6 +244,13 @@ def _each(fields: Fields, key: str, make: Callable[[Fields], T]) -> tuple[T, ...
     return tuple([make(item) for item in items])
 
 
+def _object_or_none(fields: Fields, key: str) -> dict[str, Any] | None:
+    value = fields.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise NotUnderstood(f"{key} must be an object")
+    return value
+
+
 def _name(fields: Fields, key: str) -> str:
     value = fields.get(key)
     if not isinstance(value, str) or not _NAME.fullmatch(value):
@@ -220,6 +286,10 @@ def _whole(fields: Fields, key: str, missing: int | None = None) -> int:
     if type(value) is not int or not 0 <= value <= MAX_NUMBER:
         raise NotUnderstood(f"{key} must be a whole number")
     return value
+
+
+def _whole_or_none(fields: Fields, key: str) -> int | None:
+    return None if fields.get(key) is None else _whole(fields, key)
 
 
 def _number(fields: Fields, key: str) -> float:

@@ -51,6 +51,12 @@ class Quota:
     urls: tuple[str, ...] = ()
     headers: HeaderStyle = HeaderStyle.AUTO
 
+    @property
+    def most_units(self) -> int:
+        """Units that it can ever pay at once."""
+        least_units = min(limit.units for limit in self.limits)
+        return min(least_units, self.burst) if self.window is Window.PACED else least_units
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:

@@ -146,6 +146,8 @@ def _costs(entries: Iterable[HostEntry]) -> Iterator[Finding]:
                 if quota is not None and (ceiling := _ceiling(quota, units)):
                     keys = (*effective.cost_keys[consumer.name], name)
                     text = f"{units} units for one task are above the {ceiling} of quota {word(name)}"
+                    if units <= min(limit.units for limit in quota.limits):
+                        text += f" (write `burst: {units}` or more)"
                     over.setdefault((keys, text), []).append(entry.pattern)
     for (keys, text), patterns in over.items():
         yield keys, f"{text} on host {_some(patterns)}"

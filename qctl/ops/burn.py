@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qctl.control.desired import Override, Pause
-from qctl.control.reading import QuotaReading, Reading, host_quotas
+from qctl.control.host_quotas import host_costs, host_quotas
+from qctl.control.quota_reading import FIXED, SLIDING, CostReading, QuotaReading
+from qctl.control.reading import Reading
 from qctl.inventory.model import Host
 from qctl.ops.found import MAX_FORESIGHT_S, Found
 from qctl.ops.status import ConsumerRow, Order, QuotaRow, Seen, Source
@@ -29,7 +31,10 @@ def rows(
     """
     spending = list(spenders)
     by_name = {one.name: one for one in host_quotas(readings)} if readings else {}
-    teller = _Burn(found, name, host, readings, seen)
+    costs: dict[str, list[CostReading]] = {}
+    for cost in host_costs(readings):
+        costs.setdefault(cost.quota, []).append(cost)
+    teller = _Burn(found, name, host, readings, seen, costs)
     for quota in dict.fromkeys([*(quota for row in spending for quota in row.costs), *by_name]):
         yield teller.row(quota, by_name.get(quota), [row for row in spending if quota in row.costs])
 
@@ -41,6 +46,7 @@ class _Burn:
     known: Host | None
     readings: Sequence[Reading]
     seen: Seen | None
+    costs: Mapping[str, Sequence[CostReading]]
 
     @property
     def live(self) -> bool:
@@ -61,9 +67,13 @@ class _Burn:
             override=order(ordered, f"{ordered.host}/{ordered.quota}") if ordered else None,
             fault="; ".join(one for one in faults if one) if self.live else "",
             seen=seen,
+            window=quota.window.value if quota else SLIDING,
+            burst_units=quota.burst if quota else 1,
+            costs=tuple(self.costs.get(name, ())),
         )
         if reading is None or seen is None or (not self.live and self.found.at_s - seen.at_s >= reading.period_s):
             return row  # what was used then is free again by now
+        reading = self._unless_over(reading)
         rates = tuple(str(Rate(one.units, round(one.period_s * NS_PER_S))) for one in reading.limits)
         spend_per_s = self._spend(name, spenders)
         return replace(
@@ -77,7 +87,21 @@ class _Burn:
             exhausted_at_s=self._exhausted(reading, spend_per_s) if self.live else None,
             returns_at_s=_ahead(reading.returns_at_s, self.found.at_s),
             blocked_until_s=_ahead(reading.blocked_until_s, self.found.at_s),
+            window=reading.window,
+            resets_at_s=self._resets(reading),
+            burst_units=reading.burst,
+            foreign=reading.foreign,
         )
+
+    def _resets(self, reading: QuotaReading) -> float | None:
+        """When the window of the limit that shows begins anew, of a fixed one."""
+        resets = (one.resets_at_s for one in reading.limits if one.period_s == reading.period_s)
+        return _ahead(next(resets, None), self.found.at_s) if reading.window == FIXED else None
+
+    def _unless_over(self, reading: QuotaReading) -> QuotaReading:
+        """Without what somebody else has spent, where that is forgotten by now, whoever still says it."""
+        until_s = reading.foreign.until_s if reading.foreign is not None else None
+        return replace(reading, foreign=None) if until_s is not None and until_s <= self.found.at_s else reading
 
     def _spend(self, name: str, spenders: list[ConsumerRow]) -> float | None:
         rates = [row.rate_per_s for row in spenders]
@@ -87,12 +111,12 @@ class _Burn:
 
     def _exhausted(self, reading: QuotaReading, spend_per_s: float | None) -> float | None:
         """When it is used up at this rate; None when it lasts, since as much comes back in each period."""
-        if not spend_per_s or reading.used >= reading.limit:
+        if not spend_per_s or reading.used + reading.foreign_of(reading.period_s) >= reading.limit:
             return None
         ends = [
-            self.found.at_s + max(0, one.units - one.used) / spend_per_s
+            self.found.at_s + max(0, one.units - one.used - reading.foreign_of(one.period_s)) / spend_per_s
             for one in reading.limits
-            if spend_per_s * one.period_s > one.units
+            if spend_per_s * one.period_s > one.units - reading.foreign_of(one.period_s)
         ]
         return min((at_s for at_s in ends if at_s - self.found.at_s < MAX_FORESIGHT_S), default=None)
 

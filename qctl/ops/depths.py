@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, MutableMapping
 
 from qctl.broker import topology
@@ -38,7 +39,7 @@ async def _look(connection: Connection, waiting: list[str], found: MutableMappin
         channel = channel if channel is not None and channel.is_open else await connection.channel()
         try:
             frame = await channel.call("queue_declare", queue=name, passive=True)
-            found[name] = Depth(int(frame.method.message_count))
+            found[name] = Depth(int(frame.method.message_count), at_s=time.time())
         except ChannelLost as error:
             if not connection.is_open:
                 raise

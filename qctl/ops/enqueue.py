@@ -59,6 +59,14 @@ def stalled(queue: str, *, blocked: bool, refusing: bool) -> QctlError:
     )
 
 
+def gone(why: str) -> BrokerUnreachable:
+    """The broker has not come back for STALL_S. why: what was heard of it last."""
+    return BrokerUnreachable(
+        f"the broker has been gone for {STALL_S:g} s: {why}",
+        hint="Go on once it is back; `rabbitmq-diagnostics status` on its machine says how it is.",
+    )
+
+
 class Enqueuer:
     """Sends one stream of lines. `report` is true at any moment, also after an error or an interrupt."""
 
@@ -224,10 +232,7 @@ class Enqueuer:
         assert self._lost_s is not None
         left_s = self._lost_s + STALL_S - time.monotonic()
         if left_s <= 0:
-            raise BrokerUnreachable(
-                f"the broker has been gone for {STALL_S:g} s: {self._why_lost}",
-                hint="Go on once it is back; `rabbitmq-diagnostics status` on its machine says how it is.",
-            )
+            raise gone(self._why_lost)
         try:
             await self._connect(dial(), left_s)
         except BrokerUnreachable as error:

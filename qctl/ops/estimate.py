@@ -232,7 +232,16 @@ def _host(name: str, consumers: list[ConsumerRow], seen: Seen, *, listed: bool) 
 def _quota(host: str, quota: Quota, tallies: list[tuple[int, Tally]], seen: Seen | None) -> QuotaRow:
     rates = tuple(str(rate) for rate in quota.limits)
     if not tallies or seen is None:
-        return QuotaRow(host, quota.name, rates, rates, estimated=True, seen=seen)
+        return QuotaRow(
+            host,
+            quota.name,
+            rates,
+            rates,
+            estimated=True,
+            seen=seen,
+            window=quota.window.value,
+            burst_units=quota.burst,
+        )
     spend_per_s = sum(cost * (its.per_s(seen.at_s) or 0.0) for cost, its in tallies)
     spent = []
     for rate in quota.limits:
@@ -253,4 +262,6 @@ def _quota(host: str, quota: Quota, tallies: list[tuple[int, Tally]], seen: Seen
         exhausted_at_s=exhausted_at_s if used < limit else None,
         estimated=True,
         seen=seen,
+        window=quota.window.value,
+        burst_units=quota.burst,
     )

@@ -12,11 +12,13 @@ from qctl.broker import topology
 from qctl.broker.connect import backoff
 from qctl.broker.message import short
 from qctl.broker.session import ChannelLost, Connection
-from qctl.control.event import Command, Verb
+from qctl.control.event import NOTICES, Command, Notice, Record, Verb
 from qctl.control.history import Entry, entries
+from qctl.control.quota_reading import ForeignReading
 from qctl.control.stream import Place, peek
 from qctl.errors import BrokerRefused, BrokerUnreachable, ControlLogError
-from qctl.ops.when import iso
+from qctl.ops.spending import by_somebody_else
+from qctl.ops.when import instant, iso
 
 #: A log that has an entry delivers it within this.
 LAST_S = 3.0
@@ -24,10 +26,11 @@ LAST_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """An entry of the control log that is no greeting of a worker.
+    """An entry of the control log that is no greeting of a worker: a command, or what a host has found out.
 
     user: verified by the broker, "" when nobody said; claimed_by, at: what the command says of itself. verb "": it is
-    no command. ignored: why it is not obeyed, "" when it is.
+    no command. notice: what a host has found out, and `reason` in numbers, "" for anything else; since_s: since when.
+    ignored: why it is not obeyed, "" when it is.
     """
 
     offset: int
@@ -42,6 +45,8 @@ class Happened:
     until_s: float | None = None
     local: bool = False
     ignored: str = ""
+    notice: str = ""
+    since_s: float | None = None
 
     def item(self) -> dict[str, Any]:
         """As JSON."""
@@ -58,6 +63,8 @@ class Happened:
             "reason": self.reason,
             "local": self.local,
             "ignored": self.ignored or None,
+            "notice": self.notice or None,
+            "since": iso(self.since_s),
         }
 
 
@@ -80,9 +87,25 @@ def happened(entry: Entry) -> Happened | None:
             local=event.local,
             ignored=entry.refused,
         )
+    if isinstance(event, Notice):
+        return _found_out(record, event)
     if event is None:
         return Happened(record.offset, short(record.id), short(record.user), ignored=entry.refused or "not understood")
     return None
+
+
+def _found_out(record: Record, event: Notice) -> Happened:
+    foreign = ForeignReading(event.units, event.most, event.ours, 0.0, event.limit, event.remaining)
+    return Happened(
+        offset=record.offset,
+        id=short(event.id),
+        user=short(record.user),
+        target=f"{event.host}/{event.quota}",
+        at=event.at,
+        reason=by_somebody_else(foreign, event.limit_units, str),
+        notice=NOTICES[event.begins],
+        since_s=instant(event.since),
+    )
 
 
 async def recorded(

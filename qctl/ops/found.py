@@ -32,10 +32,11 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Tasks of a queue that nobody has; None with the reason why that is not known."""
+    """Tasks of a queue that nobody has; None with the reason why that is not known. at_s: when the queue said so."""
 
     ready: int | None
     why: str = ""
+    at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,10 +49,17 @@ T = TypeVar("T")
 
 
 async def listen_to(
-    inventory: Inventory, *, hosts: Sequence[str] = (), strangers: bool = False, connect_timeout_s: float
+    inventory: Inventory,
+    *,
+    hosts: Sequence[str] = (),
+    strangers: bool = False,
+    ahead: bool = False,
+    connect_timeout_s: float,
 ) -> Found:
     """All that can be learnt. hosts: whose queues are looked at, all by default; of the hosts themselves all are
     listened to, since whoever takes from a queue counts for it. strangers: also those that the inventory does not have.
+    ahead: it is about what will be, so the queues are looked at when all else was heard, that none is older than what
+    workers say; and what comes into them is what has come all the time lately.
 
     What cannot be learnt is a note of the result. Raises SecretError, BrokerUnreachable, BrokerRefused when there is
     no connection, or when it is lost.
@@ -60,7 +67,7 @@ async def listen_to(
     login = login_for(inventory.broker, inventory.path, prefer_environment=True)
     async with _connections(login, connect_timeout_s) as (reading, asking):
         try:
-            return await _Ear(inventory, login, reading, asking).all(hosts, strangers)
+            return await _Ear(inventory, login, reading, asking).all(hosts, strangers, ahead)
         except ChannelLost as error:
             raise BrokerUnreachable(
                 f"the connection to {reading.address} was lost: {error}", hint="Try again; is the broker up?"
@@ -89,17 +96,19 @@ class _Ear:
         self.listed: frozenset[str] | None = None
         self.asked = False
 
-    async def all(self, hosts: Sequence[str], strangers: bool) -> Found:
+    async def all(self, hosts: Sequence[str], strangers: bool, ahead: bool) -> Found:
         queues = self._queues(hosts)
         others = asyncio.gather(
             self._past(),
             self._in_time(self._desired(), CONTROL_LOG_S, None, "the control log"),
-            self._depths(queues),
-            self._in_time(self._flows(queues), PATIENCE_S, {}, "the management API"),
+            self._depths(() if ahead else queues),
+            self._in_time(self._flows(queues, lasting=ahead), PATIENCE_S, {}, "the management API"),
         )
         try:
             live = await self._in_time(self._live(strangers), PATIENCE_S, (), "the workers' readings")
             (last, looked_back_s), desired, depths, flows = await others
+            if ahead:
+                depths = await self._depths(queues)
         finally:
             others.cancel()
         known = {name: Depth(flow.ready) for name, flow in flows.items() if flow.ready is not None}
@@ -219,13 +228,19 @@ class _Ear:
         await self._in_time(look_at(self.reading, names, found), PATIENCE_S, None, "the queues")
         return found
 
-    async def _flows(self, names: Sequence[str]) -> dict[str, Flow]:
+    async def _flows(self, names: Sequence[str], *, lasting: bool) -> dict[str, Flow]:
         api = management.api_of(self.inventory.broker, self.inventory.path, self.login)
         if api is None:
             return {}
         work = [name for name in names if not name.startswith("qctl.") and not name.endswith(".dead")]
-        looks = await management.in_thread(lambda: _ask_management(api, work), timeout_s=MANAGEMENT_S)
-        return {look.name: Flow(look.unacked, look.in_per_s, look.out_per_s, look.ready) for look in looks if look.name}
+        looks = await management.in_thread(lambda: _ask_management(api, work, lasting), timeout_s=MANAGEMENT_S)
+        return {
+            look.name: Flow(
+                look.unacked, look.lasting_in_per_s if lasting else look.in_per_s, look.out_per_s, look.ready
+            )
+            for look in looks
+            if look.name
+        }
 
 
 def look_back_s(hosts: int, entries: int) -> float:
@@ -233,12 +248,12 @@ def look_back_s(hosts: int, entries: int) -> float:
     return min(MAX_LOOK_BACK_S, max(4 * LOG_PERIOD_S, entries * LOG_PERIOD_S / max(1, hosts)))
 
 
-def _ask_management(api: management.Api, names: Sequence[str]) -> list[management.QueueLook]:
+def _ask_management(api: management.Api, names: Sequence[str], lasting: bool) -> list[management.QueueLook]:
     asked = management.Management(api)
     try:
         if len(names) > FEW_QUEUES:
             wanted = set(names)
-            return [look for look in asked.queues() if look.name in wanted]
-        return [look for name in names if (look := asked.queue(name)) is not None]
+            return [look for look in asked.queues(lasting=lasting) if look.name in wanted]
+        return [look for name in names if (look := asked.queue(name, lasting=lasting)) is not None]
     finally:
         asked.close()

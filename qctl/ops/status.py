@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
-from qctl.ops.when import iso
+from qctl.control.quota_reading import SLIDING, CostReading, ForeignReading
 
 
 class State(StrEnum):
@@ -133,7 +132,9 @@ class QuotaRow:
     """A quota on a host. rates: the limits that hold; used, limit and period: of the one that is nearest to its end.
 
     spend_per_s is an estimate: what consumers finish, at what their tasks are expected to cost. estimated: so are the
-    units used, by the broker's own counters, since nothing is heard of the host's ledger.
+    units used, by the broker's own counters, since nothing is heard of the host's ledger. window: how its limits move;
+    resets_at_s: when a fixed one begins anew; burst_units: of a paced one. foreign: what somebody else has spent of it,
+    which is not in used_units. costs: what tasks were seen to use of it.
     """
 
     host: str
@@ -151,6 +152,11 @@ class QuotaRow:
     fault: str = ""
     estimated: bool = False
     seen: Seen | None = None
+    window: str = SLIDING
+    resets_at_s: float | None = None
+    burst_units: int = 1
+    foreign: ForeignReading | None = None
+    costs: tuple[CostReading, ...] = ()
 
     @property
     def address(self) -> str:
@@ -158,9 +164,16 @@ class QuotaRow:
         return f"{self.host}/{self.quota}"
 
     @property
+    def foreign_units(self) -> int:
+        """What somebody else has spent, for certain, of the limit that is nearest to its end."""
+        return self.foreign.units if self.foreign is not None and self.foreign.period_s == self.period_s else 0
+
+    @property
     def dry(self) -> bool:
         """Nothing is left of it."""
-        return self.used_units is not None and self.limit_units is not None and self.used_units >= self.limit_units
+        if self.used_units is None or self.limit_units is None:
+            return False
+        return self.used_units + self.foreign_units >= self.limit_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,113 +256,3 @@ def alike(orders: Iterable[Order]) -> tuple[tuple[Order, int], ...]:
 def often(times: int) -> str:
     """How often something was given, behind its words; "" for once."""
     return f" ({times} times)" if times > 1 else ""
-
-
-def document(status: Status) -> dict[str, Any]:
-    """The whole as JSON; every item says its `kind`."""
-    at_s = status.at_s
-    return {
-        "v": 1,
-        "at": iso(at_s),
-        "blocked": status.blocked,
-        "notes": list(status.notes),
-        "hosts": [host_item(row, at_s) for row in status.hosts],
-        "consumers": [consumer_item(row, at_s) for row in status.consumers],
-        "quotas": [quota_item(row, at_s) for row in status.quotas],
-        "queues": [queue_item(row) for row in status.queues],
-    }
-
-
-def host_item(row: HostRow, at_s: float) -> dict[str, Any]:
-    """A host as JSON."""
-    return {
-        "kind": "host",
-        "host": row.host,
-        "listed": row.listed,
-        "state": row.state.value,
-        "counts": {state.value: number for state, number in row.counts.items()},
-        "since": iso(row.since_s),
-        "why": row.why or None,
-        "machine": row.machine,
-        "processes": row.processes,
-        "processes_heard": row.heard,
-        **_seen(row.seen, at_s),
-    }
-
-
-def consumer_item(row: ConsumerRow, at_s: float) -> dict[str, Any]:
-    """A consumer as JSON."""
-    return {
-        "kind": "consumer",
-        "host": row.host,
-        "consumer": row.consumer,
-        "queue": row.queue,
-        "state": row.state.value,
-        "counts": {state.value: number for state, number in row.counts.items()},
-        "why": row.why or None,
-        "since": iso(row.since_s),
-        "pauses": [_order(pause) for pause in row.pauses],
-        "holds": [{"cause": one.cause, "words": one.words, "until": iso(one.until_s)} for one in row.holds],
-        "costs_units": dict(row.costs),
-        "running": row.running,
-        "waiting": row.waiting,
-        "concurrency": row.concurrency,
-        "rate_per_s": row.rate_per_s,
-        "settled": dict(row.settled) if row.settled is not None else None,
-        **_seen(row.seen, at_s),
-    }
-
-
-def quota_item(row: QuotaRow, at_s: float) -> dict[str, Any]:
-    """A quota as JSON."""
-    return {
-        "kind": "quota",
-        "host": row.host,
-        "quota": row.quota,
-        "limits": list(row.rates),
-        "inventory_limits": list(row.inventory_rates),
-        "used_units": row.used_units,
-        "limit_units": row.limit_units,
-        "period_s": row.period_s,
-        "spend_per_s": row.spend_per_s,
-        "exhausted_at": iso(row.exhausted_at_s),
-        "returns_at": iso(row.returns_at_s),
-        "blocked_until": iso(row.blocked_until_s),
-        "override": _order(row.override) if row.override else None,
-        "fault": row.fault or None,
-        **_seen(row.seen, at_s),
-    }
-
-
-def queue_item(row: QueueRow) -> dict[str, Any]:
-    """A queue as JSON."""
-    return {
-        "kind": "queue",
-        "queue": row.queue,
-        "work": row.work,
-        "ready": row.ready,
-        "unacked": row.unacked,
-        "in_per_s": row.in_per_s,
-        "out_per_s": row.out_per_s,
-        "out_estimated": row.out_estimated,
-        "empty_at": iso(row.empty_at_s),
-        "consumers": list(row.consumers),
-        "why": row.why or None,
-    }
-
-
-def _seen(seen: Seen | None, at_s: float) -> dict[str, Any]:
-    return {"source": seen and seen.source.value, "age_s": seen and round(max(0.0, at_s - seen.at_s), 3)}
-
-
-def _order(order: Order) -> dict[str, Any]:
-    found = {
-        "id": order.id,
-        "target": order.target,
-        "by": order.by,
-        "as": order.claimed_by,
-        "at": iso(order.at_s),
-        "reason": order.reason,
-        "until": iso(order.until_s),
-    }
-    return {**found, "limits": list(order.rates)} if order.rates else found

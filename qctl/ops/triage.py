@@ -9,21 +9,20 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from qctl.broker import topology
 from qctl.broker.connect import backoff, connect_within
 from qctl.broker.login import login_for
 from qctl.broker.message import Outgoing, revive, utc
 from qctl.broker.publisher import Published, Publisher
-from qctl.broker.session import ChannelLost, Connection
+from qctl.broker.session import ChannelLost, Connection, moved_or
 from qctl.broker.walk import WINDOW, Met, Walk, waiting
 from qctl.errors import BrokerUnreachable, QctlError
 from qctl.inventory.model import Inventory
 from qctl.ops.afterlife import Act, Order, Report, chosen
 from qctl.ops.dead import consumer_of, declarations, lost, work_queue_of
 from qctl.ops.doubt import Doubt
-from qctl.ops.enqueue import LAST_CONFIRMS_S, LOOK_EVERY_S, PROGRESS_EVERY_S, REFUSED_PAUSE_S, STALL_S, stalled
+from qctl.ops.enqueue import LAST_CONFIRMS_S, LOOK_EVERY_S, PROGRESS_EVERY_S, REFUSED_PAUSE_S, STALL_S, gone, stalled
 from qctl.ops.letters import key_of
 
 __all__ = ["Act", "Order", "Report", "Triage", "chosen"]
@@ -270,12 +269,7 @@ class Triage:
         if self._publisher is not None:
             ends.append(self._publisher.channel.closed)
         self._moved.clear()
-        moved: asyncio.Future[Any] = asyncio.ensure_future(self._moved.wait())
-        awaited: set[asyncio.Future[Any]] = {moved, *ends, *others}
-        try:
-            await asyncio.wait(awaited, timeout=min(timeout_s, LOOK_EVERY_S), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            moved.cancel()
+        await moved_or(self._moved, *ends, *others, timeout_s=min(timeout_s, LOOK_EVERY_S))
         for end in ends:
             if end.done():
                 raise end.result()
@@ -313,10 +307,7 @@ class Triage:
             assert self._lost_s is not None
             left_s = self._lost_s + STALL_S - time.monotonic()
             if left_s <= 0:
-                raise BrokerUnreachable(
-                    f"the broker has been gone for {STALL_S:g} s: {self._why_lost}",
-                    hint="Go on once it is back; `rabbitmq-diagnostics status` on its machine says how it is.",
-                )
+                raise gone(self._why_lost)
             try:
                 await self._connect(left_s)
                 return

@@ -12,6 +12,7 @@ from datetime import tzinfo
 from enum import StrEnum
 from typing import Any
 
+from qctl.ops.spending import SOMEBODY_ELSE, amount, by_somebody_else, shown
 from qctl.ops.status import (
     COUNTED,
     ConsumerRow,
@@ -25,6 +26,7 @@ from qctl.ops.status import (
     alike,
     often,
 )
+from qctl.ops.status_json import foreign_item
 from qctl.ops.when import clock, iso, span
 
 #: Names listed in a sentence before the rest is only counted.
@@ -49,6 +51,7 @@ class Kind(StrEnum):
     HOLD = "hold"
     QUOTA = "quota"
     OVERRIDE = "override"
+    FOREIGN = "someone else"
     LEDGER = "ledger"
     PROCESSES = "processes"
     OTHERS = "others"
@@ -170,6 +173,10 @@ class _Teller:
             instead = f" instead of {', '.join(row.inventory_rates)}" if row.inventory_rates else ""
             sentence = f"quota {row.quota} is {', '.join(row.override.rates)}{instead}, set {self._given(row.override)}"
             yield Fact(Kind.OVERRIDE, sentence, {"quota": row.quota, **_order_values(row.override)})
+        if foreign := shown(row.foreign):
+            told = by_somebody_else(foreign, row.limit_units, self.at)
+            sentence = f"quota {row.quota} is spent by {SOMEBODY_ELSE} too: {told}"
+            yield Fact(Kind.FOREIGN, sentence, {"quota": row.quota, **foreign_item(foreign)})
         if row.fault:
             sentence = f"the ledger of {row.host}: {row.fault}; no call is made without a committed charge"
             yield Fact(Kind.LEDGER, sentence, {"fault": row.fault})
@@ -179,6 +186,8 @@ class _Teller:
         if row.used_units is None or row.limit_units is None:
             return f"it is not known how much of quota {row.quota} ({', '.join(row.rates)}) is used"
         used = f"quota {row.quota}: {row.used_units}/{row.limit_units} used"
+        if row.foreign is not None and row.foreign_units:
+            used += f" and {amount(row.foreign)} by {SOMEBODY_ELSE}"
         if self._blocked(row) and row.blocked_until_s is not None:
             return f"{used}; the upstream allows no calls until {self.at(row.blocked_until_s)}"
         if row.dry:
@@ -214,7 +223,8 @@ class _Teller:
             return f", {self._given(pause)}{often(times)}"
         if row.state is State.HELD:
             quotas = [quota for name in row.costs if (quota := self.status.quota(row.host, name))]
-            short = [quota for quota in quotas if quota.dry or self._blocked(quota)]
+            waits = any(hold.cause == "quota" for hold in row.holds)
+            short = [one for one in quotas if one.dry or self._blocked(one) or (waits and shown(one.foreign))]
             causes = [self.burn(quota) for quota in short]
             causes += [hold.words or hold.cause for hold in row.holds if hold.cause != "quota" or not short]
             return f": {'; '.join(causes)}" if causes else ""

@@ -1,11 +1,13 @@
 """Quotas: what may be spent, and the record of what was. The heart of qctl.
 
-Here live the limits of an upstream (`policy`), the arithmetic of windows (`window`), the decisions to pay, wait or hold
-(`admission`) and the numbers that people are shown (`account`), all pure; the durable record of a host (`ledger`, its
-sums in `books` and `desk`; its file in `directory`, `schema`, `words`, `liveness` and `locks`; what is done when it is
-damaged in `repair`, and said in `faults`; what one out of use has left spent in `remains`); and one process's share of
-it (`lease`: units in memory in `till` and `pool`, its thread in `renewal`, its consumers in `standing`). From outside,
-use what is named in `__all__`.
+Here live the limits of an upstream (`policy`), the arithmetic of windows (`window`, with `bucket` for paced ones and
+`reset` for fixed ones) and of what others spend (`foreign`), the decisions to pay, wait or hold (`admission`) and the
+numbers that people are shown (`account`), all pure; the durable record of a host (`ledger`, with what is said to it in
+`exchange`; its sums in `books` and `desk`, what other limits, a reboot and a loss make of them in `changes`, what the
+upstream's answers do in `answers`; its file in `directory`, `schema`, `words`, `liveness` and `locks`; what is done
+when it is damaged in `repair`, and said in `faults`; what one out of use has left spent in `remains`); and one
+process's share of it (`lease`: units in memory in `till` and `pool`, its thread in `renewal`, its consumers in
+`standing`). From outside, use what is named in `__all__`.
 Limits come from the inventory (the worker converts them), instants from the boot clock, units from the tasks; all goes
 to STATE/HOST/ledger.sqlite and nowhere else. Nothing here knows a broker, a task or a wall clock.
 """

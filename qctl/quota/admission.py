@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 
-from qctl.quota.policy import NS_PER_S
-from qctl.quota.window import Reading, free_at, free_units
+from qctl.quota.policy import NS_PER_S, Window
+from qctl.quota.window import LimitReading, Reading, free_at, free_units
 
 #: A held consumer comes back for a run of at least this part of its limit, or of a second's work, whichever is less.
 RUN_DIVISOR = 20
@@ -89,15 +89,15 @@ class Purse:
     def payable_if_returned(self, units: int, now_ns: int, by_ns: int) -> bool:
         """Whether `units` can be paid by `by_ns` if all comes back that is out: leases, and what tasks do not use.
 
-        A window shorter than that time can be spent more than once in it.
+        A window shorter than that time can be spent more than once in it, and a bucket runs out all the while.
         """
         if self.reading.blocked_until_ns > by_ns:
             return False
-        parts = self.reading.limits
-        again_units = min(part.limit.units * max(0, (by_ns - now_ns) // part.limit.kept_ns) for part in parts)
-        elsewhere_units = self.reading.leased_units - self.left_units
-        free = free_units(self.reading, by_ns) + again_units
-        return self.left_units + free + elsewhere_units - self.ahead_units >= units
+        most_units = min(
+            part.limit.units - part.used(by_ns) - part.kept_off(by_ns, idle=True) + part.returns_by(now_ns, by_ns)
+            for part in self.reading.limits
+        )
+        return most_units - self.ahead_units >= units
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +152,35 @@ def may_return(needs: Sequence[Need], runs: Sequence[int], *, now_ns: int, held_
     if all(units >= run for units, run in zip(payable, runs, strict=True)):
         return Return.RUN
     return Return.TASK if now_ns - held_since_ns >= SINGLE_AFTER_NS else Return.NOT_YET
+
+
+def one_by_one(reading: Reading, now_ns: int) -> bool:
+    """Whether only a single task may be leased at a time: the API is tried out, or only the answer to a call that goes
+    alone tells whether there is more."""
+    return reading.probing(now_ns) or any(
+        part.kept_off(now_ns, idle=False) > part.kept_off(now_ns, idle=True) for part in reading.limits
+    )
+
+
+def only_paced(needs: Sequence[Need], *, now_ns: int, by_ns: int) -> bool:
+    """Whether nothing but buckets keeps a task waiting, and they will have run out far enough by `by_ns`.
+
+    A bucket that others keep full never has room to be seen from outside, yet a task that stood in line would be paid:
+    so that is no reason to hold a consumer that has no task in line.
+    """
+    windows = [
+        replace(need.purse, reading=replace(need.purse.reading, limits=_windows(need.purse.reading))) for need in needs
+    ]
+    return all(
+        not purse.reading.probing(now_ns)
+        and purse.payable(now_ns) >= need.cost_units
+        and need.purse.payable_if_returned(need.cost_units, now_ns, by_ns)
+        for need, purse in zip(needs, windows, strict=True)
+    )
+
+
+def _windows(reading: Reading) -> tuple[LimitReading, ...]:
+    return tuple(part for part in reading.limits if part.limit.window is not Window.PACED)
 
 
 def sensible_run(reading: Reading, *, cost_units: int, rate_per_s: float) -> int:

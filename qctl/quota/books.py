@@ -5,29 +5,27 @@ An `Account` is a quota as the file knows it, a `Head` what is true of the whole
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, fields, replace
 
-from qctl.errors import LedgerError
-from qctl.quota import schema
+from qctl.quota import bucket, schema
 from qctl.quota.clock import Clock
-from qctl.quota.policy import NS_PER_S, Limit
+from qctl.quota.foreign import Foreign
+from qctl.quota.policy import NS_PER_S, Limit, Window
+from qctl.quota.reset import NEVER_NS, Reset
+from qctl.quota.upstream import Span
 from qctl.quota.window import Claim, LimitReading, Reading, Spent, expiry
-from qctl.quota.words import MAX_QUOTAS
 
-#: Before any boot: the age of what has outlived a restart of the clock.
-_ANCIENT_NS = -(2**62)
-#: More than any limit, and small enough that no sum overflows: what may have been spent when nothing is known.
-_UNKNOWN_UNITS = 10**15
-#: Rows that have expired are dropped this often, and so many times in the shortest window.
+#: Rows that have expired are kept for so long, and this part of their window: an answer is about what counted when its
+#: call was sent.
+_KEPT_BACK_NS = 2 * NS_PER_S
+_KEPT_BACK_DIVISOR = 32
+#: Those are dropped this often, and so many times in the shortest window.
 SWEEP_NS = NS_PER_S
 _SWEEPS_A_WINDOW = 32
-#: Of a first epoch; room is left to count from there.
-_EPOCH_BITS = 62
-#: Occasions that are remembered, on which the window was counted as spent: more than a machine has former names.
-_EVIDENCE_KEPT = 2_000
+_STATE = "units, period_ns, window, empty_ns, reset_since_ns, reset_lo_ns, reset_hi_ns, reset_reported, reset_spread_ns"
+_OTHERS = ", ".join(field.name for field in fields(Foreign))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +51,24 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A quota and its limits, as the file has them."""
+    """A quota and its limits, as the file has them. refusals: of the upstream, since it served a call."""
 
     quota_id: int
     name: str
     epoch: int
     blocked_until_ns: int
+    refusals: int
     limits: tuple[Limit, ...]
+
+    @property
+    def probing_until_ns(self) -> int:
+        """Until when one task goes at a time after a refusal. Not for ever: who has the one may be stopped."""
+        return self.blocked_until_ns + min(it.linger_ns for it in self.windows) if self.refusals else 0
+
+    @property
+    def windows(self) -> tuple[Limit, ...]:
+        """The limits that have a history of rows: all but a bucket."""
+        return tuple(limit for limit in self.limits if limit.window is not Window.PACED)
 
 
 def create(
@@ -95,7 +104,7 @@ def verify(connection: sqlite3.Connection) -> None:
             raise ValueError(f"a value of another kind in {table}")
     if connection.execute("PRAGMA foreign_key_check").fetchall():
         raise ValueError("a row of nobody's")
-    accounts(connection)
+    states(connection, accounts(connection).values())
 
 
 def head(connection: sqlite3.Connection, process: str) -> Head:
@@ -114,105 +123,65 @@ def seen(connection: sqlite3.Connection, now_ns: int) -> None:
     connection.execute("UPDATE meta SET seen_ns = ?", (now_ns,))
 
 
-def begin_anew(connection: sqlite3.Connection, before: Head, clock: Clock, *, lives: Callable[[str], bool]) -> None:
-    """After a reboot, or if the boot clock runs back, nobody knows how long ago anything was: all was just now.
-
-    lives: whether a process is known to be alive; after a reboot the others are dead, lock file or not.
-    """
-    now_ns = clock.now_ns()
-    for account in accounts(connection).values():
-        for limit in account.limits:
-            key = (account.quota_id, limit.period_ns)
-            (units,) = connection.execute(
-                "SELECT coalesce(sum(units), 0) FROM spent WHERE quota = ? AND period_ns = ? AND expires_ns > ?",
-                (*key, before.seen_ns),
-            ).fetchone()
-            connection.execute("DELETE FROM spent WHERE quota = ? AND period_ns = ?", key)
-            add_spent(connection, account.quota_id, limit, {now_ns + limit.linger_ns: units})
-    connection.execute("UPDATE quotas SET created_ns = ?", (_ANCIENT_NS,))
-    connection.execute("UPDATE limits SET since_ns = ?", (now_ns,))
-    # What was left of a block when the clock was last seen is the most that can be left of it.
-    connection.execute(
-        "UPDATE quotas SET blocked_until_ns = max(0, blocked_until_ns - ?) + ?", (before.seen_ns, now_ns)
-    )
-    connection.execute("DELETE FROM claims")
-    if before.boot_id != clock.boot_id():
-        for (process,) in connection.execute("SELECT id FROM processes").fetchall():
-            if not lives(process):
-                bury(connection, process, now_ns)
-    connection.execute(
-        "UPDATE meta SET boot_id = ?1, seen_ns = ?2, swept_ns = ?2, unknown_ns = unknown_ns + ?2 - ?3",
-        (clock.boot_id(), now_ns, before.seen_ns),
-    )
-    _limits_changed(connection)
-
-
 def accounts(connection: sqlite3.Connection) -> dict[str, Account]:
     """All quotas by name."""
     found: dict[str, Account] = {}
-    for quota_id, name, epoch, blocked_until_ns, period_ns, units in connection.execute(
-        "SELECT q.id, q.name, q.epoch, q.blocked_until_ns, l.period_ns, l.units"
-        " FROM quotas q JOIN limits l ON l.quota = q.id ORDER BY q.id, l.period_ns"
+    for quota_id, name, epoch, blocked_until_ns, refusals, units, period_ns, window in connection.execute(
+        "SELECT q.id, q.name, q.epoch, q.blocked_until_ns, q.refusals, l.units, l.period_ns, l.window"
+        " FROM quotas q JOIN limits l ON l.quota = q.id ORDER BY q.id, l.period_ns, l.window"
     ).fetchall():
-        before = found[name].limits if name in found else ()
-        found[name] = Account(quota_id, name, epoch, blocked_until_ns, (*before, Limit(units, period_ns)))
+        limits = (*(found[name].limits if name in found else ()), Limit(units, period_ns, Window(window)))
+        found[name] = Account(quota_id, name, epoch, blocked_until_ns, refusals, limits)
     return found
 
 
-def configure(
-    connection: sqlite3.Connection, name: str, limits: Sequence[Limit], now_ns: int
-) -> tuple[int, int] | None:
-    """Set the limits of one quota. Returns its id and new epoch if that changed anything."""
-    row = connection.execute("SELECT id, epoch, created_ns FROM quotas WHERE name = ?", (name,)).fetchone()
-    if row is None:
-        return _configure_new(connection, name, limits, now_ns)
-    quota_id, epoch, created_ns = row
-    old = {
-        period_ns: (Limit(units, period_ns), peak_units, since_ns)
-        for period_ns, units, peak_units, since_ns in connection.execute(
-            "SELECT period_ns, units, peak_units, since_ns FROM limits WHERE quota = ?", (quota_id,)
+def states(connection: sqlite3.Connection, known: Iterable[Account]) -> dict[int, list[LimitReading]]:
+    """What is known of the limits of these quotas, by quota id, without their history of rows."""
+    by_id = {account.quota_id: account for account in known}
+    marks = ", ".join("?" * len(by_id))
+    others = {
+        (quota_id, period_ns, window): Foreign(*values)
+        for quota_id, period_ns, window, *values in connection.execute(
+            f"SELECT quota, period_ns, window, {_OTHERS} FROM others WHERE quota IN ({marks})",  # noqa: S608 (only marks)
+            tuple(by_id),
         )
     }
-    new = {limit.period_ns: limit for limit in limits}
-    if new == {period_ns: limit for period_ns, (limit, _, _) in old.items()}:
-        return None
-    for period_ns, limit in new.items():
-        if period_ns in old:
-            if limit.units > old[period_ns][1]:
-                # More than was assumed may have been spent before anything was known.
-                _assume(connection, quota_id, limit, limit.units - old[period_ns][1], now_ns)
-            connection.execute(
-                "UPDATE limits SET units = ?1, peak_units = max(peak_units, ?1) WHERE quota = ?2 AND period_ns = ?3",
-                (limit.units, quota_id, period_ns),
+    found: dict[int, list[LimitReading]] = {quota_id: [] for quota_id in by_id}
+    for quota_id, units, period_ns, window, empty_ns, since_ns, lo_ns, hi_ns, reported, spread_ns in connection.execute(
+        "SELECT quota, units, period_ns, window, empty_ns, reset_since_ns, reset_lo_ns, reset_hi_ns, reset_reported,"  # noqa: S608 (only marks)
+        f" reset_spread_ns FROM limits WHERE quota IN ({marks}) ORDER BY quota, period_ns, window",
+        tuple(by_id),
+    ):
+        following = None if lo_ns is None else Span(lo_ns, hi_ns)
+        known_since_ns = NEVER_NS if since_ns is None else since_ns
+        found[quota_id].append(
+            LimitReading(
+                Limit(units, period_ns, Window(window)),
+                reset=Reset(known_since_ns, following, reported=bool(reported), spread_ns=spread_ns or 0),
+                empty_ns=empty_ns,
+                foreign=others.get((quota_id, period_ns, window)),
             )
-        else:
-            connection.execute(
-                "INSERT INTO limits VALUES (?, ?, ?, ?, ?)", (quota_id, period_ns, limit.units, limit.units, now_ns)
-            )
-            _carry(connection, quota_id, list(old.values()), limit, created_ns=created_ns, now_ns=now_ns)
-            _assume(connection, quota_id, limit, limit.units, now_ns)
-    for period_ns in old.keys() - new.keys():
-        connection.execute("DELETE FROM limits WHERE quota = ? AND period_ns = ?", (quota_id, period_ns))
-        connection.execute("DELETE FROM spent WHERE quota = ? AND period_ns = ?", (quota_id, period_ns))
-    least_units = min(limit.units for limit in limits)
-    connection.execute(
-        "UPDATE leases SET units = max(units, ?) WHERE quota = ?"
-        " AND process IN (SELECT id FROM processes WHERE NOT stated)",
-        (least_units, quota_id),
-    )
-    # Could never be met, and would keep everybody else from being paid.
-    connection.execute("DELETE FROM claims WHERE quota = ? AND units > ?", (quota_id, least_units))
-    connection.execute("UPDATE quotas SET epoch = ? WHERE id = ?", (epoch + 1, quota_id))
-    _limits_changed(connection)
-    return quota_id, epoch + 1
+        )
+    return found
 
 
-def block(connection: sqlite3.Connection, account: Account, until_ns: int) -> None:
-    """Grant nothing before `until_ns`, and void the leases."""
-    connection.execute(
-        "UPDATE quotas SET blocked_until_ns = ?, epoch = epoch + 1 WHERE id = ?", (until_ns, account.quota_id)
-    )
-    _limits_changed(connection)
+def store_state(connection: sqlite3.Connection, quota_id: int, before: LimitReading, after: LimitReading) -> None:
+    """Write down what is known of a limit, its history of rows apart, where that has changed."""
+    key = (quota_id, after.limit.period_ns, after.limit.window)
+    if (before.reset, before.empty_ns) != (after.reset, after.empty_ns):
+        reset = after.reset
+        ends = (None, None) if reset.next is None else (reset.next.lo_ns, reset.next.hi_ns)
+        connection.execute(
+            "UPDATE limits SET empty_ns = ?, reset_since_ns = ?, reset_lo_ns = ?, reset_hi_ns = ?, reset_reported = ?,"
+            " reset_spread_ns = ? WHERE quota = ? AND period_ns = ? AND window = ?",
+            (after.empty_ns, reset.since_ns, *ends, int(reset.reported), reset.spread_ns, *key),
+        )
+    if after.foreign is None and before.foreign is not None:
+        connection.execute("DELETE FROM others WHERE quota = ? AND period_ns = ? AND window = ?", key)
+    elif after.foreign is not None and after.foreign != before.foreign:
+        values = astuple(after.foreign)
+        marks = ", ".join("?" * (len(key) + len(values)))
+        connection.execute(f"INSERT OR REPLACE INTO others VALUES ({marks})", (*key, *values))  # noqa: S608 (only marks)
 
 
 def spend(
@@ -223,19 +192,21 @@ def spend(
     An instant ahead of the clock is of a clock that has restarted since: it becomes now.
     """
     for limit in account.limits:
-        counted: dict[int, int] = {}
+        at: dict[int, int] = {}
         for instant_ns, units in units_at.items():
             counted_ns = min(instant_ns, now_ns) + (limit.linger_ns if lingers else 0)
-            if expiry(counted_ns, limit) > now_ns:
-                counted[counted_ns] = counted.get(counted_ns, 0) + units
-        add_spent(connection, account.quota_id, limit, counted)
+            if limit.window is Window.PACED or expiry(counted_ns, limit) > now_ns - kept_back_ns(limit):
+                at[counted_ns] = at.get(counted_ns, 0) + units
+        enter(connection, account.quota_id, limit, at)
 
 
 def sweep(connection: sqlite3.Connection, before: Head, known: Iterable[Account], now_ns: int) -> None:
     """Drop what has expired, a few times a window: more often would cost every exchange a statement."""
-    shortest_ns = min((limit.period_ns for account in known for limit in account.limits), default=SWEEP_NS)
+    shortest_ns = min((limit.period_ns for account in known for limit in account.windows), default=SWEEP_NS)
     if now_ns - before.swept_ns >= min(SWEEP_NS, shortest_ns // _SWEEPS_A_WINDOW):
-        connection.execute("DELETE FROM spent WHERE expires_ns <= ?", (now_ns,))
+        connection.execute(
+            "DELETE FROM spent WHERE expires_ns + period_ns / ? <= ?", (_KEPT_BACK_DIVISOR, now_ns - _KEPT_BACK_NS)
+        )
         connection.execute("UPDATE meta SET swept_ns = ?", (now_ns,))
 
 
@@ -269,16 +240,23 @@ def readings(connection: sqlite3.Connection, known: Mapping[str, Account], now_n
         )
     }
     waiting = claims(connection, now_ns)
+    (processes,) = connection.execute("SELECT count(*) FROM processes").fetchone()
+    found = states(connection, known.values())
     return {
         name: Reading(
             quota=name,
             limits=tuple(
-                LimitReading(limit, spent.get((it.quota_id, limit.period_ns), Spent())) for limit in it.limits
+                part
+                if part.limit.window is Window.PACED
+                else replace(part, spent=spent.get((it.quota_id, part.limit.period_ns), Spent()))
+                for part in found[it.quota_id]
             ),
             leased=leased.get(it.quota_id, {}),
             claims=waiting.get(it.quota_id, ()),
             epoch=it.epoch,
             blocked_until_ns=it.blocked_until_ns,
+            probing_until_ns=it.probing_until_ns,
+            processes=max(1, processes),
         )
         for name, it in known.items()
     }
@@ -295,99 +273,62 @@ def claims(connection: sqlite3.Connection, now_ns: int) -> dict[int, tuple[Claim
     return found
 
 
-def add_spent(connection: sqlite3.Connection, quota_id: int, limit: Limit, units_at: Mapping[int, int]) -> None:
+def enter(connection: sqlite3.Connection, quota_id: int, limit: Limit, units_at: Mapping[int, int]) -> None:
     """Enter units under one limit, by the last instant at which they can have been counted."""
-    connection.executemany(
-        "INSERT INTO spent VALUES (?, ?, ?, ?)"
-        " ON CONFLICT(quota, period_ns, expires_ns) DO UPDATE SET units = units + excluded.units",
-        [(quota_id, limit.period_ns, expiry(at_ns, limit), units) for at_ns, units in units_at.items() if units],
-    )
-
-
-def count_as_spent(connection: sqlite3.Connection, known: Iterable[Account], evidence: str, now_ns: int) -> bool:
-    """Others may have spent all there was, until now: count it, void all leases. False: done before on `evidence`."""
-    if connection.execute("SELECT 1 FROM counted WHERE evidence = ?", (evidence,)).fetchone():
-        return False
-    connection.execute("INSERT INTO counted SELECT ?, coalesce(max(seq), 0) + 1 FROM counted", (evidence,))
-    connection.execute("DELETE FROM counted WHERE seq <= (SELECT max(seq) FROM counted) - ?", (_EVIDENCE_KEPT,))
-    connection.execute("UPDATE meta SET unknown_ns = ?", (now_ns,))
-    # What a limit was before says nothing of what others spent.
-    connection.execute("UPDATE limits SET peak_units = units, since_ns = ?", (now_ns,))
-    for account in known:
-        for limit in account.limits:
-            _assume(connection, account.quota_id, limit, limit.units, now_ns)
-    connection.execute("UPDATE quotas SET created_ns = ?, epoch = epoch + 1", (_ANCIENT_NS,))
-    _limits_changed(connection)
-    return True
-
-
-def _assume(connection: sqlite3.Connection, quota_id: int, limit: Limit, units: int, now_ns: int) -> None:
-    """Count `units` as spent at the last instant of which nothing is known, if there is one and it matters yet."""
-    (unknown_ns,) = connection.execute("SELECT unknown_ns FROM meta").fetchone()
-    if unknown_ns is not None and expiry(unknown_ns + limit.linger_ns, limit) > now_ns:
-        add_spent(connection, quota_id, limit, {unknown_ns + limit.linger_ns: units})
-
-
-def _limits_changed(connection: sqlite3.Connection) -> None:
-    connection.execute("UPDATE meta SET limits_version = limits_version + 1")
-
-
-def _configure_new(connection: sqlite3.Connection, name: str, limits: Sequence[Limit], now_ns: int) -> tuple[int, int]:
-    (unknown_ns,) = connection.execute("SELECT unknown_ns FROM meta").fetchone()
-    (quota_id,) = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM quotas").fetchone()
-    if quota_id > MAX_QUOTAS:
-        raise LedgerError(f"the ledger holds {MAX_QUOTAS} quotas and cannot take {name}", hint="Use fewer quotas.")
-    # Of no other ledger: what was leased from one that was replaced must not pass for a lease of this one.
-    epoch = secrets.randbits(_EPOCH_BITS) + 1
-    connection.execute(
-        "INSERT INTO quotas VALUES (?, ?, ?, ?, 0)",
-        (quota_id, name, epoch, now_ns if unknown_ns is None else _ANCIENT_NS),
-    )
-    for limit in limits:
-        connection.execute(
-            "INSERT INTO limits VALUES (?, ?, ?, ?, ?)", (quota_id, limit.period_ns, limit.units, limit.units, now_ns)
+    if limit.window is not Window.PACED:
+        connection.executemany(
+            "INSERT INTO spent VALUES (?, ?, ?, ?)"
+            " ON CONFLICT(quota, period_ns, expires_ns) DO UPDATE SET units = units + excluded.units",
+            [(quota_id, limit.period_ns, expiry(at_ns, limit), units) for at_ns, units in units_at.items() if units],
         )
-        _assume(connection, quota_id, limit, limit.units, now_ns)
-    connection.execute(
-        "INSERT INTO leases SELECT id, ?, ? FROM processes WHERE NOT stated",
-        (quota_id, min(limit.units for limit in limits)),
+    elif units_at:
+        # Whatever is in it: as full as it would be of these units alone, or that much fuller than it is.
+        alone_ns, more_ns = bucket.added(NEVER_NS, units_at, limit), sum(units_at.values()) * limit.interval_ns
+        connection.execute(
+            "UPDATE limits SET empty_ns = max(empty_ns + ?, ?) WHERE quota = ? AND period_ns = ? AND window = ?",
+            (more_ns, alone_ns, quota_id, limit.period_ns, limit.window),
+        )
+
+
+def settled(
+    connection: sqlite3.Connection, found: Mapping[int, Iterable[LimitReading]], now_ns: int
+) -> dict[tuple[int, Limit], int]:
+    """Settled units that count at `now_ns`, by quota id and limit; of those limits that have rows, and have some."""
+    floors = {
+        (quota_id, part.limit.period_ns): (part.limit, part.floor_ns(now_ns))
+        for quota_id, parts in found.items()
+        for part in parts
+        if part.limit.window is not Window.PACED
+    }
+    values = ", ".join(["(?, ?, ?)"] * len(floors))
+    rows = connection.execute(
+        f"WITH counting(quota, period_ns, floor_ns) AS (VALUES {values})"  # noqa: S608 (only marks)
+        " SELECT s.quota, s.period_ns, sum(s.units) FROM counting c JOIN spent s"
+        " ON s.quota = c.quota AND s.period_ns = c.period_ns AND s.expires_ns > c.floor_ns GROUP BY 1, 2",
+        [value for (quota_id, period_ns), (_, floor_ns) in floors.items() for value in (quota_id, period_ns, floor_ns)],
     )
-    _limits_changed(connection)
-    return quota_id, epoch
+    units = {(quota_id, period_ns): total for quota_id, period_ns, total in rows}
+    return {(key[0], limit): units.get(key, 0) for key, (limit, _) in floors.items()}
 
 
-def _carry(
-    connection: sqlite3.Connection,
-    quota_id: int,
-    old: Sequence[tuple[Limit, int, int]],
-    new: Limit,
-    *,
-    created_ns: int,
-    now_ns: int,
-) -> None:
-    """Fill the history of a period that was not kept before, from one that was; never with too little.
+def counted(
+    connection: sqlite3.Connection, quota_id: int, limit: Limit, *, floor_ns: int, before_ns: int, after_ns: int
+) -> tuple[int, int]:
+    """Units of a limit that has rows: all that expire after `floor_ns`; and those settled before `before_ns` that
+    expire after `after_ns`."""
+    all_units, certain_units = connection.execute(
+        "SELECT coalesce(sum(units), 0), coalesce(sum(CASE WHEN expires_ns < ? AND expires_ns > ? THEN units END), 0)"
+        " FROM spent WHERE quota = ? AND period_ns = ? AND expires_ns > ?",
+        (before_ns + limit.kept_ns, after_ns, quota_id, limit.period_ns, floor_ns),
+    ).fetchone()
+    return all_units, certain_units
 
-    old: (limit, the most it ever was, since when it is enforced). A longer history than the new period has it all. From
-    a shorter one, what is older is bounded by what that limit can have admitted; if it is too young to say, by nothing.
-    """
-    longer = [it for it, _, _ in old if it.period_ns >= new.period_ns]
-    base = (
-        min(longer, key=lambda it: it.period_ns)
-        if longer
-        else max((it for it, _, _ in old), key=lambda it: it.period_ns)
-    )
-    # A doubtful unit lingers at most a window, so under a longer one it may be counted later; which are, nobody knows.
-    linger_ns = max(0, new.linger_ns - base.linger_ns)
-    for expires_ns, units in connection.execute(
-        "SELECT expires_ns, units FROM spent WHERE quota = ? AND period_ns = ?", (quota_id, base.period_ns)
-    ).fetchall():
-        counted_ns = expires_ns - base.kept_ns + linger_ns
-        if expiry(counted_ns, new) > now_ns:
-            add_spent(connection, quota_id, new, {counted_ns: units})
-    begin_ns = max(created_ns, now_ns - new.kept_ns - new.bucket_ns - linger_ns)
-    # Both ends belong to it: what was counted when the quota began may be forgotten just now.
-    unknown_ns = now_ns - base.kept_ns - begin_ns + 1
-    if unknown_ns > 0:
-        bounds = [peak * -(-unknown_ns // it.period_ns) for it, peak, since_ns in old if since_ns <= begin_ns]
-        counted_ns = now_ns - base.kept_ns + linger_ns
-        add_spent(connection, quota_id, new, {counted_ns: min([_UNKNOWN_UNITS, *bounds])})
+
+def kept_back_ns(limit: Limit) -> int:
+    """How long the rows of a limit are kept after they have expired."""
+    return _KEPT_BACK_NS + limit.period_ns // _KEPT_BACK_DIVISOR
+
+
+def limits_changed(connection: sqlite3.Connection) -> None:
+    """Have everybody read the quotas and their limits again."""
+    connection.execute("UPDATE meta SET limits_version = limits_version + 1")

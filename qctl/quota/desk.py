@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from qctl.quota import books
+from qctl.quota import answers, books
 from qctl.quota.books import Account, Head
 from qctl.quota.window import Claim, claimed_ahead
 
@@ -19,6 +19,16 @@ _SHARE_DIVISOR = 2
 #: Who still waits when this part of its claim's life is left keeps its place for another life. Whoever stands behind
 #: a claim for the whole limit waits longer than one.
 CLAIM_RENEWALS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What is left of a quota beside what is leased. idle_units: while nothing is: see `foreign`; one_by_one: while the
+    upstream serves again after a refusal, one task at a time."""
+
+    units: int
+    idle_units: int
+    one_by_one: bool
 
 
 class Desk:
@@ -35,7 +45,7 @@ class Desk:
         }
         self._before: dict[int, int] = {}
         self._out: dict[int, int] = {}
-        self._free: dict[int, int] = {}
+        self._room: dict[int, _Room] = {}
         self._own: dict[int, int] = {}
 
     def state(self, held: Mapping[int, int]) -> None:
@@ -49,28 +59,37 @@ class Desk:
                 self._before[quota_id] = own
         self._own = {quota_id: units for quota_id, units in held.items() if units}
 
+    def elsewhere(self, quota_id: int) -> int:
+        """Units leased by other processes."""
+        return self._out.get(quota_id, 0)
+
     def open(self, involved: Iterable[Account]) -> None:
         """Count what is free of these quotas. After everything that is settled was entered."""
         involved = tuple(involved)
-        marks = ", ".join("?" * len(involved))
-        spent: dict[tuple[int, int], int] = {}
-        if involved:
-            rows = self._connection.execute(
-                f"SELECT quota, period_ns, sum(units) FROM spent WHERE quota IN ({marks}) AND expires_ns > ?"  # noqa: S608 (only marks)
-                " GROUP BY quota, period_ns",
-                (*(account.quota_id for account in involved), self._now_ns),
-            )
-            spent = {(quota_id, period_ns): units for quota_id, period_ns, units in rows}
+        if not involved:
+            return
+        now_ns = self._now_ns
+        found = books.states(self._connection, involved)
+        settled = books.settled(self._connection, found, now_ns)
         for account in involved:
             quota_id = account.quota_id
-            room = min(limit.units - spent.get((quota_id, limit.period_ns), 0) for limit in account.limits)
-            blocked = self._now_ns < account.blocked_until_ns
-            self._free[quota_id] = 0 if blocked else room - self._out.get(quota_id, 0) - self._own.get(quota_id, 0)
+            states = found[quota_id]
+            if not self._leased(quota_id):
+                states = [answers.when_idle(self._connection, account, part, now_ns) for part in states]
+            parts = [
+                (part, part.limit.units - settled.get((quota_id, part.limit), part.used(now_ns))) for part in states
+            ]
+            blocked = now_ns < account.blocked_until_ns
+            self._room[quota_id] = _Room(
+                0 if blocked else min(room - part.kept_off(now_ns, idle=False) for part, room in parts),
+                0 if blocked else min(room - part.kept_off(now_ns, idle=True) for part, room in parts),
+                one_by_one=now_ns < account.probing_until_ns,
+            )
 
     def grant(self, consumer: str, cost: Sequence[tuple[Account, int]], *, claim: bool) -> bool:
         """All of `cost` or nothing. `claim`: what is short is claimed, and a claim met is struck out."""
         short = [
-            (it, units) for it, units in cost if self._free[it.quota_id] - self._ahead(it.quota_id, consumer) < units
+            (it, units) for it, units in cost if self._free(it.quota_id) - self._ahead(it.quota_id, consumer) < units
         ]
         if short:
             if claim:
@@ -84,8 +103,10 @@ class Desk:
 
     def lease_ahead(self, account: Account, left_units: int) -> int:
         """Units to have in memory beyond `left_units`: up to a lease, less near the limit, nothing that is claimed."""
+        if self._room[account.quota_id].one_by_one:
+            return 0
         claimed = sum(claim.units for claim in self._claims.get(account.quota_id, ()))
-        room = self._free[account.quota_id] - claimed
+        room = self._room[account.quota_id].units - self._leased(account.quota_id) - claimed
         share = (room + left_units) // (_SHARE_DIVISOR * max(1, self._processes))
         lease = min(limit.lease_units for limit in account.limits)
         units = max(0, min(lease, share) - left_units)
@@ -107,8 +128,17 @@ class Desk:
 
     def _lease(self, account: Account, units: int) -> None:
         if units:
-            self._free[account.quota_id] -= units
             self._own[account.quota_id] = self._own.get(account.quota_id, 0) + units
+
+    def _leased(self, quota_id: int) -> int:
+        return self._out.get(quota_id, 0) + self._own.get(quota_id, 0)
+
+    def _free(self, quota_id: int) -> int:
+        """Units that may be leased, claims aside."""
+        room, leased = self._room[quota_id], self._leased(quota_id)
+        if leased and room.one_by_one:
+            return 0
+        return room.units - leased if leased else room.idle_units
 
     def _ahead(self, quota_id: int, consumer: str) -> int:
         return claimed_ahead(self._claims.get(quota_id, ()), self._process, consumer, self._now_ns)
@@ -122,16 +152,17 @@ class Desk:
             life_ns = max(limit.claim_ns for limit in account.limits)
             expires_ns = self._now_ns + life_ns
             own = next((index for index, claim in enumerate(waiting) if self._is_own(claim, consumer)), None)
-            if own is not None:
-                if waiting[own].expires_ns - self._now_ns < life_ns // CLAIM_RENEWALS:
-                    waiting[own] = replace(waiting[own], expires_ns=expires_ns)
-                    self._connection.execute(
-                        "UPDATE claims SET expires_ns = ? WHERE process = ? AND consumer = ? AND quota = ?",
-                        (expires_ns, self._process, consumer, account.quota_id),
-                    )
-                continue
             # What can never be paid must not keep the others from being paid.
             if units > min(limit.units for limit in account.limits):
+                continue
+            if own is not None:
+                more = units > waiting[own].units  # a costlier task of its is first now, in the same place
+                if more or waiting[own].expires_ns - self._now_ns < life_ns // CLAIM_RENEWALS:
+                    waiting[own] = replace(waiting[own], units=max(units, waiting[own].units), expires_ns=expires_ns)
+                    self._connection.execute(
+                        "UPDATE claims SET units = ?, expires_ns = ? WHERE process = ? AND consumer = ? AND quota = ?",
+                        (waiting[own].units, expires_ns, self._process, consumer, account.quota_id),
+                    )
                 continue
             (seq,) = self._connection.execute("SELECT next_seq FROM meta").fetchone()
             self._connection.execute("UPDATE meta SET next_seq = ?", (seq + 1,))

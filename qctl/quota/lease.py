@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -11,13 +13,19 @@ from qctl.errors import LedgerError, UnknownName
 from qctl.quota.account import Account, account
 from qctl.quota.admission import Cause, Hold, Standing
 from qctl.quota.clock import Clock
-from qctl.quota.ledger import Exchange, Ledger
-from qctl.quota.policy import NS_PER_S, Policy
+from qctl.quota.exchange import Exchange
+from qctl.quota.foreign import ForeignReport, report
+from qctl.quota.hearing import by_quota
+from qctl.quota.ledger import Ledger
+from qctl.quota.policy import NS_PER_S, Policy, Window
 from qctl.quota.pool import Grant, Priced, Tally, Waiter
 from qctl.quota.renewal import Renewal
 from qctl.quota.till import Till
+from qctl.quota.upstream import Heard, limit_of
 from qctl.quota.window import Reading
 
+#: Takes the answer to who waits.
+Answered = Callable[[Grant | Hold], None]
 #: A waiting thread answers itself after hold_after and this: the ledger's thread may hang in the disk.
 _MARGIN_S = 1.0
 
@@ -135,16 +143,47 @@ class Leases:
 
     def acquire(self, priced: Priced) -> Grant | Hold:
         """Reserve, waiting up to hold_after where it is worth it; Hold: give the delivery back."""
-        return self.take(priced) or self._await(lambda done: self._request(priced, done, None))
+        return self.take(priced) or self._await(partial(self._request, priced, grant=None))
 
     def more(self, grant: Grant, quota: str, units: int) -> bool:
         """Reserve `units` more for a running task, waiting up to hold_after. False: they may not be spent."""
         priced = self.price(grant.priced.consumer, {quota: units})
-        answer = self._await(lambda done: self._request(priced, done, grant))
+        answer = self._await(partial(self._request, priced, grant=grant))
         return isinstance(answer, Grant)
 
-    def block(self, quota: str, until_ns: int) -> None:
-        """The upstream said: nothing before `until_ns`. Binds all processes of the host at once. Raises LedgerError."""
+    async def acquire_async(self, priced: Priced) -> Grant | Hold:
+        """As `acquire`, while the event loop goes on. Cancelled, it has reserved nothing."""
+        return self.take(priced) or await self._await_async(partial(self._request, priced, grant=None), grant=None)
+
+    async def more_async(self, grant: Grant, quota: str, units: int) -> bool:
+        """As `more`, while the event loop goes on. Cancelled, it may have reserved what the grant's end gives back."""
+        priced = self.price(grant.priced.consumer, {quota: units})
+        answer = await self._await_async(partial(self._request, priced, grant=grant), grant=grant)
+        return isinstance(answer, Grant)
+
+    def tell(self, quota: str, heard: Heard) -> None:
+        """What an answer of the upstream said. Asks no disk: the ledger hears of it in its next exchange, of a refusal
+        in a moment. What lies in memory is bound by it at once."""
+        reading = self.readings().get(quota)
+        if reading is None:
+            return
+        hearing, limits = self._renewal.hearing, [part.limit for part in reading.limits]
+        for told in heard.told:
+            limit = limit_of(told, limits)
+            if limit is not None:
+                hearing.note(quota, limit, told)
+                if told.remaining_units is not None:
+                    self._till.bound(quota, told.remaining_units)
+        if heard.refused:
+            until_ns = heard.wait.hi_ns if heard.wait else None
+            if until_ns is None and not heard.secondary:
+                until_ns = _next_window(reading, self.clock.now_ns())
+            hearing.refused(quota, until_ns)
+            self._till.refuse(quota)
+
+    def block(self, quota: str, until_ns: int | None) -> None:
+        """The upstream said: nothing before `until_ns` (None: it did not say). Binds all processes of the host at once.
+        Raises LedgerError."""
         self._ledger.block(quota, until_ns)
         self._wake()
 
@@ -180,6 +219,15 @@ class Leases:
             if (reading := readings.get(policy.name)) is not None
         }
 
+    def foreign(self) -> Mapping[str, ForeignReport]:
+        """What others spend of these quotas now, by name, as far as the upstream shows it; asks no disk."""
+        now_ns, found = self.clock.now_ns(), dict[str, ForeignReport]()
+        for quota, reading in self.readings().items():
+            told = report(quota, ((part.limit, part.foreign) for part in reading.limits), now_ns)
+            if told is not None:
+                found[quota] = told
+        return found
+
     def look(self) -> Mapping[str, Reading]:
         """What the ledger says now. Asks the disk. Raises LedgerError."""
         return self._ledger.readings()
@@ -197,9 +245,17 @@ class Leases:
                 waiter.done(Hold(None, Cause.WITHDRAWN))
         try:
             statement = self._till.state({quota: pool.left for quota, pool in self._till.pools.items()})
-            last = Exchange(held=statement.held, settled=statement.settled, doubtful=statement.doubtful)
+            last = Exchange(
+                held=statement.held,
+                settled=statement.settled,
+                doubtful=statement.doubtful,
+                told=by_quota(self._renewal.hearing.take()),
+                running=statement.running,
+            )
             if self._ledger.exchange(last).void:
                 self._ledger.exchange(last)
+            for quota, until_ns in self._renewal.hearing.blocks().items():
+                self._ledger.block(quota, until_ns)
             self._ledger.leave()
         finally:
             self._till.shut()
@@ -216,7 +272,7 @@ class Leases:
     def _wake(self) -> None:
         self._renewal.wake.set()
 
-    def _request(self, priced: Priced, done: Callable[[Grant | Hold], None], grant: Grant | None) -> Waiter | None:
+    def _request(self, priced: Priced, done: Answered, grant: Grant | None) -> Waiter | None:
         held = self.standing(priced.consumer).held if grant is None else None
         if held is not None:
             done(held)
@@ -231,7 +287,7 @@ class Leases:
             return None
         return waiter
 
-    def _await(self, ask: Callable[[Callable[[Grant | Hold], None]], Waiter | None]) -> Grant | Hold:
+    def _await(self, ask: Callable[[Answered], Waiter | None]) -> Grant | Hold:
         answered = threading.Event()
         answers: list[Grant | Hold] = []
 
@@ -245,3 +301,41 @@ class Leases:
         # Whoever took the waiter out of the line is about to answer.
         answered.wait()
         return answers[0]
+
+    async def _await_async(self, ask: Callable[[Answered], Waiter | None], *, grant: Grant | None) -> Grant | Hold:
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Grant | Hold] = loop.create_future()
+
+        def refuse(answer: Grant | Hold) -> None:
+            # A task that was cancelled, or whose loop is closed, has no use for it. What a running task got is its own.
+            if isinstance(answer, Grant) and grant is None:
+                self.settle(answer, {})
+
+        def deliver(answer: Grant | Hold) -> None:
+            refuse(answer) if answered.done() else answered.set_result(answer)
+
+        def done(answer: Grant | Hold) -> None:
+            try:
+                loop.call_soon_threadsafe(deliver, answer)
+            except RuntimeError:
+                refuse(answer)
+
+        waiter = ask(done)
+        try:
+            await asyncio.wait([answered], timeout=self._hold_after_s + _MARGIN_S)
+            if waiter and not answered.done() and self._till.dequeue(waiter):
+                return Hold(None, Cause.LEDGER)
+            return await answered
+        except asyncio.CancelledError:
+            if answered.done() and not answered.cancelled():
+                refuse(answered.result())
+            answered.cancel()
+            if waiter:
+                self._till.dequeue(waiter)
+            raise
+
+
+def _next_window(reading: Reading, now_ns: int) -> int | None:
+    """When an API that counts by windows, and refuses without a word, serves again: the soonest reset that is known."""
+    opens_ns = (part.reset.opens_ns for part in reading.limits if part.limit.window is Window.FIXED)
+    return min((at_ns for at_ns in opens_ns if at_ns is not None and at_ns > now_ns), default=None)

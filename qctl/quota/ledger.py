@@ -12,15 +12,15 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from qctl.errors import LedgerError, QctlError, StateError, UnknownName
-from qctl.quota import books, repair, schema
+from qctl.quota import answers, books, changes, repair, schema
 from qctl.quota.books import Account, Head
 from qctl.quota.clock import Clock, boot_clock
 from qctl.quota.desk import Desk
 from qctl.quota.directory import PROCESSES, prepare
+from qctl.quota.exchange import Exchange, Response
 from qctl.quota.faults import ledger_errors
 from qctl.quota.liveness import Lifeline, is_dead, lives
 from qctl.quota.policy import Policy, enforced
@@ -28,52 +28,10 @@ from qctl.quota.schema import PATIENCE_S
 from qctl.quota.window import Reading
 from qctl.quota.words import FileId, Words, file_id
 
-#: Settled units by the instant of their settlement, for each quota.
-Settled = Mapping[str, Mapping[int, int]]
 #: All quotas of the ledger, by name.
 Accounts = Mapping[str, Account]
 #: Characters of an evidence.
 EVIDENCE_MAX = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """Units that `consumer` needs, all or none. `claim`: stand in line for what is missing."""
-
-    consumer: str
-    cost: Mapping[str, int]
-    claim: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """What a process tells the ledger and wants from it.
-
-    held: all units still in its hands after this, by quota: in memory or with running tasks; what it does not name, it
-    does not hold. settled, doubtful: units spent since the last exchange; a doubtful one may be counted upstream up to
-    the linger later. wants: served in order. top_up: what is left in memory of the quotas to lease ahead of need.
-    unclaim: consumers that no longer wait.
-    """
-
-    held: Mapping[str, int] = field(default_factory=dict)
-    settled: Settled = field(default_factory=dict)
-    doubtful: Settled = field(default_factory=dict)
-    wants: tuple[Want, ...] = ()
-    top_up: Mapping[str, int] = field(default_factory=dict)
-    unclaim: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """The answer. void: nothing was done, since the ledger does not know what the process holds (it is a new file, or
-    took it for dead): its leases are void, and it must state anew what runs. granted: one per want. leased: units of
-    each top-up. epochs: of every quota. readings: of every quota, when a want was refused."""
-
-    void: bool = False
-    granted: tuple[bool, ...] = ()
-    leased: Mapping[str, int] = field(default_factory=dict)
-    epochs: Mapping[str, int] = field(default_factory=dict)
-    readings: Mapping[str, Reading] = field(default_factory=dict)
 
 
 class Ledger:
@@ -177,12 +135,15 @@ class Ledger:
         with self._writing() as (connection, _, _):
             self._configure(connection, policies)
 
-    def block(self, quota: str, until_ns: int) -> None:
-        """The upstream said: nothing before `until_ns`. Voids the quota's leases at once; never shortens a block."""
+    def block(self, quota: str, until_ns: int | None) -> None:
+        """The upstream has refused a call, and said: nothing before `until_ns`; None: it did not say until when.
+
+        Voids the quota's leases at once; never shortens a block. A little is added, so that not all hosts come back at
+        one instant; then the quota is spent one task at a time, until a call is answered.
+        """
         with self._writing() as (connection, _, accounts):
             account = _account(accounts, quota)
-            if until_ns > account.blocked_until_ns:
-                books.block(connection, account, until_ns)
+            if answers.refused(connection, account, until_ns, now_ns=self.clock.now_ns()):
                 self.words.set_epoch(account.quota_id, account.epoch + 1)
 
     def count_as_spent(self, evidence: str) -> bool:
@@ -192,7 +153,7 @@ class Ledger:
         """
         with self._writing() as (connection, _, accounts):
             now_ns = self.clock.now_ns()
-            if not books.count_as_spent(connection, accounts.values(), evidence[:EVIDENCE_MAX], now_ns):
+            if not changes.count_as_spent(connection, accounts.values(), evidence[:EVIDENCE_MAX], now_ns):
                 return False
             for account in accounts.values():
                 self.words.set_epoch(account.quota_id, account.epoch + 1)
@@ -257,6 +218,17 @@ class Ledger:
         for settled, lingers in ((request.settled, False), (request.doubtful, True)):
             for name, units_at in settled.items():
                 books.spend(connection, _account(accounts, name), units_at, now_ns=now_ns, lingers=lingers)
+        served = [answers.served(connection, accounts[name], at) for name, at in request.settled.items()]
+        if any(served):
+            accounts = books.accounts(connection)
+        for name, told in request.told.items():
+            account = _account(accounts, name)
+            ours = answers.Ours(
+                elsewhere_units=desk.elsewhere(account.quota_id),
+                running_units=request.running.get(name, 0),
+                settled=request.settled.get(name, {}),
+            )
+            answers.hear(connection, account, told, ours, now_ns=now_ns)
         for consumer in request.unclaim:
             desk.unclaim(consumer)
         involved = {name for want in request.wants for name in want.cost} | set(request.top_up)
@@ -277,7 +249,7 @@ class Ledger:
             granted=granted,
             leased=leased,
             epochs={name: account.epoch for name, account in accounts.items()},
-            readings={} if all(granted) else books.readings(connection, accounts, now_ns),
+            readings=books.readings(connection, accounts, now_ns) if request.look or not all(granted) else {},
         )
 
     def _enter(self, connection: sqlite3.Connection) -> None:
@@ -292,7 +264,7 @@ class Ledger:
     def _configure(self, connection: sqlite3.Connection, policies: Iterable[Policy]) -> None:
         now_ns = self.clock.now_ns()
         for policy in policies:
-            changed = books.configure(connection, policy.name, enforced(policy), now_ns)
+            changed = changes.configure(connection, policy.name, enforced(policy), now_ns)
             if changed:
                 # Before the commit: whoever looks waits for the lock then, and finds the new limit.
                 self.words.set_epoch(*changed)
@@ -328,7 +300,7 @@ class Ledger:
         """The head, of this clock; in a transaction that writes."""
         head = books.head(connection, self.process)
         if not head.holds(self.clock):
-            books.begin_anew(connection, head, self.clock, lives=lambda process: lives(self._lock_path(process)))
+            changes.begin_anew(connection, head, self.clock, lives=lambda process: lives(self._lock_path(process)))
             head = books.head(connection, self.process)
         return head
 

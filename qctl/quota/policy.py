@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
@@ -23,7 +24,7 @@ LEASE_PER_MILLE = 20
 
 
 class Window(StrEnum):
-    """How an upstream counts. What is not `SLIDING` is enforced by sliding limits that are at least as strict."""
+    """How a limit is counted. Of a policy: as the inventory states it; see `enforced` for what stands for it."""
 
     SLIDING = "sliding"
     FIXED = "fixed"
@@ -32,13 +33,19 @@ class Window(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most `units` in any window of `period_ns`."""
+    """At most `units` in any window of `period_ns`.
+
+    `FIXED`: the same, but what was counted before a reset of the upstream that was announced is forgotten when it has
+    passed. `PACED`: a leaky bucket that holds `units` and runs empty in `period_ns`.
+    """
 
     units: int
     period_ns: int
+    window: Window = Window.SLIDING
 
     def __post_init__(self) -> None:
-        if self.units < 0 or self.period_ns < BUCKET_MIN_NS:
+        least_ns = 1 if self.window is Window.PACED else BUCKET_MIN_NS
+        if self.units < 0 or self.period_ns < least_ns:
             raise ValueError(
                 f"a limit needs units >= 0 and a period >= 1 ms, found {self.units} in {self.period_ns} ns"
             )
@@ -54,6 +61,11 @@ class Limit:
         return self.period_ns + -(-self.period_ns * STRETCH_PPM // 1_000_000)
 
     @property
+    def interval_ns(self) -> int:
+        """`PACED`: how long a unit takes to run out of the bucket, stretched."""
+        return -(-self.kept_ns // max(1, self.units))
+
+    @property
     def linger_ns(self) -> int:
         """How much later than we know an unanswered call may be counted."""
         return min(LINGER_NS, self.period_ns)
@@ -65,8 +77,9 @@ class Limit:
 
     @property
     def lease_units(self) -> int:
-        """The most that one process leases ahead of need."""
-        return max(1, self.units * LEASE_PER_MILLE // 1000)
+        """The most that one process leases ahead of need; of a small bucket nothing, as what is leased stays in it."""
+        least = 0 if self.window is Window.PACED else 1
+        return max(least, self.units * LEASE_PER_MILLE // 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +97,19 @@ class Policy:
 
 
 def enforced(policy: Policy) -> tuple[Limit, ...]:
-    """The sliding limits that keep to `policy`, one per period, sorted by period.
+    """The limits that keep to `policy`, sorted by period: one for each period, and of a paced policy one bucket more.
 
-    `FIXED`: at most N in *any* window implies at most N in each of the upstream's windows. `PACED`: at most `burst` in
-    any window of `burst` intervals implies burst + rate * T in any T, which is what a leaky bucket admits.
+    The bucket is that of the slowest rate, since all hold the same `burst_units`: what it admits the others admit. It
+    is left out where the limit itself admits no more than a burst.
     """
     tightest: dict[int, int] = {}
     for limit in policy.limits:
-        parts = [limit]
-        if policy.window is Window.PACED and limit.units:
-            interval_ns = -(-policy.burst_units * limit.period_ns // limit.units)
-            parts.append(Limit(policy.burst_units, max(BUCKET_MIN_NS, interval_ns)))
-        for part in parts:
-            tightest[part.period_ns] = min(part.units, tightest.get(part.period_ns, part.units))
-    return tuple(Limit(units, period_ns) for period_ns, units in sorted(tightest.items()))
+        tightest[limit.period_ns] = min(limit.units, tightest.get(limit.period_ns, limit.units))
+    window = Window.FIXED if policy.window is Window.FIXED else Window.SLIDING
+    limits = [Limit(units, period_ns, window) for period_ns, units in tightest.items()]
+    if policy.window is Window.PACED and all(tightest.values()):
+        slowest = max(limits, key=lambda limit: Fraction(limit.period_ns, limit.units))
+        if policy.burst_units < slowest.units:
+            whole_ns = -(-policy.burst_units * slowest.period_ns // slowest.units)
+            limits.append(Limit(policy.burst_units, whole_ns, Window.PACED))
+    return tuple(sorted(limits, key=lambda limit: (limit.period_ns, limit.window)))

@@ -32,6 +32,7 @@ class Pool:
         "slot",
         "taken",
         "thirsty",
+        "urgent",
         "view",
     )
 
@@ -54,6 +55,8 @@ class Pool:
         self.earmarks: dict[str, int] = {}
         #: The ledger has more as leased than is here: it should hear so soon.
         self.restate = False
+        #: Somebody waits for what settlements bring: the ledger should hear of each at once.
+        self.urgent = False
 
     @property
     def valid(self) -> bool:
@@ -113,5 +116,5 @@ class Waiter:
     grant: Grant | None = None
     #: When to ask the ledger (again).
     try_ns: int = 0
-    #: Whether the ledger has refused it: before, nobody knows.
-    tried: bool = False
+    #: When the ledger last refused it; None: before, nobody knows.
+    refused_ns: int | None = None

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from qctl.errors import LedgerError
-from qctl.quota.admission import Cause, Hold, Standing
-from qctl.quota.ledger import Exchange, Ledger, Want
-from qctl.quota.policy import NS_PER_MS, NS_PER_S
+from qctl.quota.admission import Cause, Hold, Standing, one_by_one
+from qctl.quota.exchange import Exchange, Want
+from qctl.quota.hearing import Hearing, by_quota
+from qctl.quota.ledger import Ledger
+from qctl.quota.policy import NS_PER_MS, NS_PER_S, Window
 from qctl.quota.pool import Grant, Pool, Priced, Waiter
 from qctl.quota.schema import ROUND_PATIENCE_S
 from qctl.quota.standing import RETRY_NS, Entry, Standings
 from qctl.quota.till import Statement, Till
+from qctl.quota.window import Reading
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 TICK_NS = 250 * NS_PER_MS
 #: While somebody waits here: what others give back should be seen soon. Each look keeps writers out for a moment.
 WAITING_TICK_NS = 50 * NS_PER_MS
+#: The same where what somebody waits for comes unit by unit, of which it would miss some: a part of what one takes.
+TIGHT_TICK_NS = 5 * NS_PER_MS
 #: Units that nobody took for this long go back.
 IDLE_NS = NS_PER_S
 #: The dead are looked for this often.
@@ -79,6 +84,7 @@ class Renewal:
         )
         self._ledger = ledger
         self._till = till
+        self.hearing = Hearing()
         self._now_ns = ledger.clock.now_ns
         self._withdrawn: set[str] = set()
         self._usage: dict[str, _Usage] = {}
@@ -166,23 +172,43 @@ class Renewal:
             log.warning("ledger usable again")
             self.standings.broken = None
             self._mark = -1
+        self._block()
         self._observe(now_ns)
         plan = self._plan(now_ns)
         if plan.due:
             self._exchange(plan)
         self._keep_house(now_ns)
-        waiting = bool(self._till.waiters)
-        self._look(now_ns, WAITING_TICK_NS if waiting else TICK_NS)
+        tick_ns = self._tick_ns()
+        self._look(now_ns, tick_ns)
         now_ns = self._now_ns()
-        next_ns = now_ns + (WAITING_TICK_NS if waiting else TICK_NS)
+        next_ns = now_ns + tick_ns
         verdict_ns = self.standings.judge(now_ns)
         for pool in self._till.pools.values():
             if pool.pending or pool.doubtful:
                 next_ns = min(next_ns, self._flushed_ns + self._flush_ns(pool))
         return max(min(next_ns, verdict_ns or next_ns) - now_ns, NS_PER_MS)
 
+    def _block(self) -> None:
+        """Write down what the API has refused, before anything is asked for."""
+        blocks = self.hearing.blocks()
+        try:
+            for quota, until_ns in blocks.items():
+                self._ledger.block(quota, until_ns)
+        except BaseException:
+            self.hearing.keep(blocks)
+            raise
+
+    def _tick_ns(self) -> int:
+        if not self._till.waiters:
+            return TICK_NS
+        return TIGHT_TICK_NS if any(pool.urgent for pool in self._till.pools.values()) else WAITING_TICK_NS
+
     def _observe(self, now_ns: int) -> None:
         for quota, pool in self._till.pools.items():
+            reading = self.standings.readings[quota]
+            # Others may have come to wait since.
+            waited_for = pool.set_aside > 0 or reading.processes > 1
+            pool.urgent = waited_for and is_tight(reading, now_ns)
             usage = self._usage.setdefault(quota, _Usage(active_ns=now_ns))
             if pool.taken != usage.taken_before:
                 usage.taken_before, usage.active_ns = pool.taken, now_ns
@@ -195,7 +221,8 @@ class Renewal:
         plan = _Plan(due=bool(self._withdrawn) or not self._ledger.knows_us, withdrawn=set(self._withdrawn))
         known = {entry.priced.consumer for entry in self.standings.all()}
         # One that is withdrawn must not claim; it is about to be told.
-        plan.waiters = [it for it in self._till.due(now_ns, WANTS) if it.grant or it.priced.consumer in known]
+        line = (it for it in self._till.waiting() if it.grant or it.priced.consumer in known)
+        plan.waiters = in_turn(line, now_ns)
         for waiter in plan.waiters:
             for pool, _ in waiter.priced.lines:
                 # A part in memory does not help; together with what the ledger has it may.
@@ -220,7 +247,8 @@ class Renewal:
                 plan.due = True
         if pool.thirsty:
             plan.top_up.add(quota)
-        flush = bool(pool.pending or pool.doubtful) and now_ns - self._flushed_ns >= self._flush_ns(pool)
+        unwritten = bool(pool.pending or pool.doubtful)
+        flush = unwritten and (pool.urgent or now_ns - self._flushed_ns >= self._flush_ns(pool))
         plan.due |= flush or pool.thirsty or pool.restate or pool.left < 0 or not pool.valid
 
     def _is_wanted(self, quota: str, now_ns: int) -> bool:
@@ -229,11 +257,14 @@ class Renewal:
         return any(claim.process != self._ledger.process and claim.expires_ns > now_ns for claim in claims)
 
     def _flush_ns(self, pool: Pool) -> int:
-        limits = self.standings.readings[pool.quota].limits
-        return min(FLUSH_NS, min(part.limit.period_ns for part in limits) // FLUSHES_A_WINDOW)
+        """A bucket runs empty from the instant of the settlement on, however late it is written."""
+        limits = [part.limit for part in self.standings.readings[pool.quota].limits]
+        windows_ns = (limit.period_ns // FLUSHES_A_WINDOW for limit in limits if limit.window is not Window.PACED)
+        return min(FLUSH_NS, *windows_ns, FLUSH_NS)
 
     def _exchange(self, plan: _Plan) -> None:
         till = self._till
+        answers = self.hearing.take()
         statement = till.state(plan.give_back)
         wants = [Want(it.priced.consumer, it.priced.cost, claim=it.grant is None) for it in plan.waiters]
         request = Exchange(
@@ -243,16 +274,21 @@ class Renewal:
             wants=(*wants, *(want for _, want in plan.returning)),
             top_up={quota: max(0, till.pools[quota].left) for quota in plan.top_up},
             unclaim=tuple(plan.withdrawn),
+            told=by_quota(answers),
+            running=statement.running,
+            look=bool(till.waiters),
         )
         self._withdrawn.difference_update(plan.withdrawn)
         try:
             response = self._ledger.exchange(request, patience_s=ROUND_PATIENCE_S)
         except BaseException:
             self._withdrawn.update(plan.withdrawn)
+            self.hearing.restore(answers)
             till.restore(statement)
             raise
         if response.void:
             self._withdrawn.update(plan.withdrawn)
+            self.hearing.restore(answers)
             self._start_over(statement)
             return
         self._flushed_ns = now_ns = self._now_ns()
@@ -261,7 +297,7 @@ class Renewal:
         self._answer(till.serve_leased(waiter for waiter, granted in paid.items() if granted))
         for waiter, granted in paid.items():
             if not granted:
-                waiter.tried, waiter.try_ns = True, now_ns + TICK_NS
+                waiter.refused_ns, waiter.try_ns = now_ns, now_ns + TICK_NS
         for (entry, want), granted in zip(plan.returning, response.granted[len(wants) :], strict=True):
             if granted:
                 till.earmark(want.consumer, want.cost)
@@ -306,3 +342,25 @@ class Renewal:
     def _answer(self, served: Iterable[tuple[Waiter, Grant]]) -> None:
         for waiter, grant in served:
             waiter.done(grant)
+
+
+def is_tight(reading: Reading, now_ns: int) -> bool:
+    """Whether what is settled makes room for the next."""
+    paced = any(part.limit.window is Window.PACED for part in reading.limits)
+    return paced or one_by_one(reading, now_ns)
+
+
+def in_turn(waiters: Iterable[Waiter], now_ns: int) -> list[Waiter]:
+    """Who in this line asks now: whose time it is, except who costs less than one of the same consumer that was refused
+    before. It would be paid again and again, and the claim of the one that it overtakes would pass for met."""
+    found: list[Waiter] = []
+    refused: dict[tuple[str, str], int] = {}
+    for waiter in waiters:
+        lines = {(waiter.priced.consumer, quota): units for quota, units in waiter.priced.cost.items()}
+        if waiter.grant is None and any(units < refused.get(line, 0) for line, units in lines.items()):
+            continue
+        if waiter.try_ns <= now_ns:
+            found.append(waiter)
+        if waiter.grant is None and waiter.refused_ns is not None:
+            refused |= {line: max(units, refused.get(line, 0)) for line, units in lines.items()}
+    return found[:WANTS]

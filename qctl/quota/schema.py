@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 FILE = "ledger.sqlite"
 WORDS_FILE = "ledger.epochs"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: How long who starts or commands waits for the others' transactions.
 PATIENCE_S = 10.0
 #: How long the ledger's thread does: many commits fit in, and those who wait for it must hear their no in time.
@@ -33,10 +33,18 @@ CREATE TABLE meta(
 CREATE TABLE counted(evidence TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE quotas(
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch INTEGER NOT NULL, created_ns INTEGER NOT NULL,
-    blocked_until_ns INTEGER NOT NULL DEFAULT 0);
+    blocked_until_ns INTEGER NOT NULL DEFAULT 0, refusals INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE limits(
-    quota INTEGER NOT NULL REFERENCES quotas, period_ns INTEGER NOT NULL, units INTEGER NOT NULL CHECK (units >= 0),
-    peak_units INTEGER NOT NULL, since_ns INTEGER NOT NULL, PRIMARY KEY(quota, period_ns)) WITHOUT ROWID;
+    quota INTEGER NOT NULL REFERENCES quotas, period_ns INTEGER NOT NULL, window TEXT NOT NULL,
+    units INTEGER NOT NULL CHECK (units >= 0), peak_units INTEGER NOT NULL, since_ns INTEGER NOT NULL,
+    empty_ns INTEGER NOT NULL DEFAULT 0, reset_since_ns INTEGER, reset_lo_ns INTEGER, reset_hi_ns INTEGER,
+    reset_reported INTEGER, reset_spread_ns INTEGER, PRIMARY KEY(quota, period_ns, window)) WITHOUT ROWID;
+CREATE TABLE others(
+    quota INTEGER NOT NULL REFERENCES quotas, period_ns INTEGER NOT NULL, window TEXT NOT NULL,
+    lo_units INTEGER NOT NULL, hi_units INTEGER NOT NULL, until_ns INTEGER NOT NULL, doubt_ns INTEGER NOT NULL,
+    sent_ns INTEGER NOT NULL, received_ns INTEGER NOT NULL, remaining_units INTEGER NOT NULL, limit_units INTEGER,
+    our_units INTEGER NOT NULL, growth_per_s REAL NOT NULL, since_ns INTEGER, answers INTEGER NOT NULL,
+    last_ns INTEGER, PRIMARY KEY(quota, period_ns, window)) WITHOUT ROWID;
 CREATE TABLE processes(id TEXT PRIMARY KEY, stated INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE leases(
     process TEXT NOT NULL REFERENCES processes, quota INTEGER NOT NULL REFERENCES quotas,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from qctl.errors import LedgerError
 from qctl.quota.admission import (
+    SINGLE_AFTER_NS,
     Cause,
     Hold,
     Need,
@@ -21,20 +22,23 @@ from qctl.quota.admission import (
     Wait,
     decide,
     may_return,
+    one_by_one,
+    only_paced,
     return_at,
     sensible_run,
 )
 from qctl.quota.desk import CLAIM_RENEWALS
-from qctl.quota.ledger import Want
+from qctl.quota.exchange import Want
 from qctl.quota.policy import NS_PER_MS, NS_PER_S
 from qctl.quota.pool import Priced, Waiter
 from qctl.quota.till import Till
-from qctl.quota.window import Claim, Reading
+from qctl.quota.window import Claim, Reading, claimed_ahead
 
 #: After a refusal, ask again no sooner: a shared disk commits about a thousand times a second for all processes.
 RETRY_NS = 10 * NS_PER_MS
-#: Consumers that were held at one moment return within this, not at one moment.
+#: Consumers that were held at one moment return within this, and this part of a period, not at one moment.
 JITTER_NS = 50 * NS_PER_MS
+JITTER_DIVISOR = 1000
 #: How long a consumer without a place in line consumes, once a window, to see whether there is a task.
 LOOK_NS = NS_PER_S
 #: Weight of the newest second in a consumer's measured rate.
@@ -81,6 +85,8 @@ class Standings:
         self._process = process
         self._hold_after_ns = hold_after_ns
         self._on_standing = on_standing
+        #: Of each quota the units of the cheapest usual task; of the ledger's thread.
+        self._cheapest: Mapping[str, int] = {}
 
     # -- from any thread
 
@@ -121,6 +127,7 @@ class Standings:
         with self._till.lock:
             waiters = tuple(self._till.waiters)
         backlog = self._backlog(entries, waiters)
+        self._cheapest = _cheapest(entries)
         due: list[int | None] = []
         for entry in entries:
             if entry.priced.lines and entry.standing.consuming:
@@ -154,15 +161,16 @@ class Standings:
         back = may_return(needs, runs, now_ns=now_ns, held_since_ns=entry.held_since_ns)
         if back is Return.NOT_YET or not self._has_claim(entry, now_ns):
             return None
-        units = runs if back is Return.RUN else [need.cost_units for need in needs]
+        alone = any(one_by_one(need.purse.reading, now_ns) for need in needs)
+        units = runs if back is Return.RUN and not alone else [need.cost_units for need in needs]
         return Want(entry.priced.consumer, {need.quota: n for need, n in zip(needs, units, strict=True)})
 
     def want_of_waiting(self, entry: Entry, now_ns: int) -> Want | None:
         """What to ask for so that a held consumer whose claim is about to end keeps its place in line."""
         claims = [] if entry.standing.consuming else self._claims_of(entry, now_ns)
-        if not any(claim.expires_ns - now_ns < life_ns // CLAIM_RENEWALS for claim, life_ns in claims):
+        if not any(claim.expires_ns - now_ns < life_ns // CLAIM_RENEWALS for _, claim, life_ns in claims):
             return None
-        return Want(entry.priced.consumer, entry.priced.cost)
+        return Want(entry.priced.consumer, self._expected(entry, now_ns))
 
     def change(self, entry: Entry, standing: Standing) -> None:
         """Enter a verdict; tell the listener if it is another one, not for a later estimate of the same hold."""
@@ -179,11 +187,14 @@ class Standings:
     def _judge_consuming(
         self, entry: Entry, mine: Sequence[Waiter], backlog: Mapping[str, int], now_ns: int
     ) -> int | None:
-        if mine and not mine[0].tried and self.broken is None:
+        if mine and mine[0].refused_ns is None and self.broken is None:
             return now_ns
         if not mine and now_ns < entry.looks_until_ns:
             return entry.looks_until_ns
-        needs = self._needs(entry, now_ns, backlog)
+        needs = self._needs(entry, now_ns, backlog, mine[0].priced if mine else None)
+        if not mine and self._seeks(needs, now_ns):
+            entry.short_since_ns = None
+            return None
         since_ns = mine[0].since_ns if mine else entry.short_since_ns or now_ns
         deadline_ns = since_ns + self._hold_after_ns
         verdict = self._verdict(needs, now_ns, deadline_ns)
@@ -201,7 +212,7 @@ class Standings:
             return verdict.until_ns
         entry.short_since_ns = None
         for waiter in mine:
-            waiter.try_ns = min(waiter.try_ns, now_ns + RETRY_NS)
+            waiter.try_ns = _again_ns(waiter, now_ns)
         return None
 
     def _judge_held(self, entry: Entry, now_ns: int) -> int | None:
@@ -209,13 +220,17 @@ class Standings:
             return None
         needs = self._needs(entry, now_ns)
         runs = self._runs(entry, needs)
-        if may_return(needs, runs, now_ns=now_ns, held_since_ns=entry.held_since_ns) is Return.NOT_YET:
+        back = may_return(needs, runs, now_ns=now_ns, held_since_ns=entry.held_since_ns)
+        in_line = self._has_claim(entry, now_ns)
+        if back is Return.NOT_YET and not in_line and now_ns >= entry.held_since_ns + SINGLE_AFTER_NS:
+            back = Return.TASK if self._seeks(needs, now_ns) else back
+        if back is Return.NOT_YET:
             entry.ripe_ns = None
             verdict = decide(needs, now_ns=now_ns, deadline_ns=now_ns)
             if isinstance(verdict, Hold):
                 self.change(entry, Standing(verdict))
             return_ns = return_at(needs, runs, now_ns=now_ns, held_since_ns=entry.held_since_ns)
-            if self._has_claim(entry, now_ns):
+            if in_line:
                 return return_ns
             # Among a flood of cheaper tasks it might never be payable, and held it never meets a task that could claim.
             look_ns = entry.held_since_ns + max(
@@ -227,15 +242,17 @@ class Standings:
                 return None
             return min(look_ns, return_ns or look_ns)
         if entry.ripe_ns is None:
-            entry.ripe_ns = now_ns + random.randrange(JITTER_NS)  # noqa: S311 (spreads processes, hides nothing)
-        if now_ns >= entry.ripe_ns and not self._has_claim(entry, now_ns):
+            period_ns = max(part.limit.period_ns for need in needs for part in need.purse.reading.limits)
+            jitter_ns = min(JITTER_NS, period_ns // JITTER_DIVISOR)
+            entry.ripe_ns = now_ns + random.randrange(jitter_ns)  # noqa: S311 (spreads processes, hides nothing)
+        if now_ns >= entry.ripe_ns and not in_line:
             self.change(entry, Standing())
             return None
         return entry.ripe_ns
 
     def _judge_running(self, waiter: Waiter, now_ns: int) -> None:
         """A running task that needs more is told no when it cannot have it in time."""
-        if not waiter.tried and self.broken is None:
+        if waiter.refused_ns is None and self.broken is None:
             return
         needs = [
             Need(pool.quota, units, units, self._purse(pool.quota, waiter.priced.consumer, now_ns))
@@ -247,7 +264,21 @@ class Standings:
         elif isinstance(verdict, Wait):
             waiter.try_ns = verdict.until_ns
         else:
-            waiter.try_ns = min(waiter.try_ns, now_ns + RETRY_NS)
+            waiter.try_ns = _again_ns(waiter, now_ns)
+
+    def _seeks(self, needs: Sequence[Need], now_ns: int) -> bool:
+        """Whether to consume without a task, although none could be paid now: in line it would be, within a window,
+        but beside a flood of others there is never room in a bucket, nor anywhere for a costlier task than theirs."""
+        if self.broken is not None:
+            return False
+        if only_paced(needs, now_ns=now_ns, by_ns=now_ns + self._hold_after_ns):
+            return True
+        costly = any(need.cost_units > self._cheapest.get(need.quota, need.cost_units) for need in needs)
+        return costly and all(
+            now_ns >= need.purse.reading.blocked_until_ns
+            and need.cost_units <= min(part.limit.units for part in need.purse.reading.limits)
+            for need in needs
+        )
 
     def _verdict(self, needs: Sequence[Need], now_ns: int, deadline_ns: int) -> Pay | Wait | Hold:
         if self.broken is None or all(need.purse.left_units >= need.cost_units for need in needs):
@@ -258,24 +289,37 @@ class Standings:
         if self._till.dequeue(waiter):
             waiter.done(hold)
 
-    def _needs(self, entry: Entry, now_ns: int, backlog: Mapping[str, int] | None = None) -> list[Need]:
-        backlog = backlog or {}
+    def _needs(
+        self, entry: Entry, now_ns: int, backlog: Mapping[str, int] | None = None, first: Priced | None = None
+    ) -> list[Need]:
+        """Of the `first` task in line here, else of the next one that is expected."""
+        cost = first.cost if first else self._expected(entry, now_ns)
         return [
             Need(
-                quota=pool.quota,
+                quota=quota,
                 cost_units=units,
-                backlog_units=max(units, backlog.get(pool.quota, 0)),
-                purse=self._purse(pool.quota, entry.priced.consumer, now_ns),
+                backlog_units=max(units, (backlog or {}).get(quota, 0)),
+                purse=self._purse(quota, entry.priced.consumer, now_ns),
             )
-            for pool, units in entry.priced.lines
+            for quota, units in cost.items()
         ]
 
+    def _expected(self, entry: Entry, now_ns: int) -> dict[str, int]:
+        """What the next task costs: as usual; to one that is held, what it was held for, which is in its claim."""
+        cost = entry.priced.cost
+        if entry.standing.held is not None:
+            for quota, claim, _ in self._claims_of(entry, now_ns):
+                cost[quota] = max(cost[quota], claim.units)
+        return cost
+
     def _purse(self, quota: str, consumer: str, now_ns: int) -> Purse:
-        reading = self.readings[quota]
+        reading, process = self.readings[quota], self._process()
+        # Claims of who was withdrawn here are about to be struck out.
+        claims = [it for it in reading.claims if it.process != process or it.consumer in self.entries]
         return Purse(
             reading=reading,
             left_units=self._till.left_for(quota, consumer),
-            ahead_units=reading.ahead(self._process(), consumer, now_ns),
+            ahead_units=claimed_ahead(claims, process, consumer, now_ns),
         )
 
     def _runs(self, entry: Entry, needs: Iterable[Need]) -> list[int]:
@@ -287,12 +331,12 @@ class Standings:
     def _has_claim(self, entry: Entry, now_ns: int) -> bool:
         return bool(self._claims_of(entry, now_ns))
 
-    def _claims_of(self, entry: Entry, now_ns: int) -> list[tuple[Claim, int]]:
-        """Where it stands in line, and how long such a claim lives."""
+    def _claims_of(self, entry: Entry, now_ns: int) -> list[tuple[str, Claim, int]]:
+        """Where it stands in line for which quota, and how long such a claim lives."""
         own = (self._process(), entry.priced.consumer)
         readings = [self.readings[pool.quota] for pool, _ in entry.priced.lines]
         return [
-            (claim, max(part.limit.claim_ns for part in reading.limits))
+            (reading.quota, claim, max(part.limit.claim_ns for part in reading.limits))
             for reading in readings
             for claim in reading.claims
             if (claim.process, claim.consumer) == own and claim.expires_ns > now_ns
@@ -310,3 +354,17 @@ class Standings:
             for pool, units in waiter.priced.lines:
                 waiting[pool.quota] = waiting.get(pool.quota, 0) + units
         return {quota: max(told.get(quota, 0), waiting.get(quota, 0)) for quota in told.keys() | waiting.keys()}
+
+
+def _again_ns(waiter: Waiter, now_ns: int) -> int:
+    """When to ask for one that seems payable: at once, but not twice within RETRY_NS."""
+    refused_ns = now_ns if waiter.refused_ns is None else waiter.refused_ns
+    return min(waiter.try_ns, max(now_ns, refused_ns + RETRY_NS))
+
+
+def _cheapest(entries: Iterable[Entry]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for entry in entries:
+        for pool, units in entry.priced.lines:
+            found[pool.quota] = min(units, found.get(pool.quota, units))
+    return found

@@ -24,6 +24,7 @@ class Statement:
     """What goes into an exchange: see ledger.Exchange."""
 
     held: Mapping[str, int]
+    running: Mapping[str, int]
     settled: Mapping[str, Mapping[int, int]]
     doubtful: Mapping[str, Mapping[int, int]]
 
@@ -76,6 +77,8 @@ class Till:
                     book = pool.doubtful if ambiguous else pool.pending
                     instant_ns = -(-now_ns // pool.grain_ns) * pool.grain_ns
                     book[instant_ns] = book.get(instant_ns, 0) + spent
+                    if pool.urgent:
+                        self._wake()
                 if spent != units:
                     self._refund(pool, units - spent, grant.era)
             if used:
@@ -152,11 +155,6 @@ class Till:
                         pool.left += units
         return served
 
-    def due(self, now_ns: int, most: int) -> list[Waiter]:
-        """The first who wait for the ledger to be asked."""
-        with self.lock:
-            return [waiter for waiter in self.waiters if waiter.try_ns <= now_ns][:most]
-
     def left_for(self, quota: str, consumer: str) -> int:
         """Units in memory that `consumer` may have."""
         with self.lock:
@@ -197,7 +195,7 @@ class Till:
 
         To be followed by `confirm` or `restore`.
         """
-        settled, doubtful, held = {}, {}, {}
+        settled, doubtful, held, running = {}, {}, {}, {}
         with self.lock:
             for quota, pool in self.pools.items():
                 if pool.pending:
@@ -214,7 +212,9 @@ class Till:
                 pool.restate = False
                 if pool.left + pool.running:
                     held[quota] = pool.left + pool.running
-        return Statement(held=held, settled=settled, doubtful=doubtful)
+                if pool.running:
+                    running[quota] = pool.running
+        return Statement(held=held, running=running, settled=settled, doubtful=doubtful)
 
     def restore(self, statement: Statement) -> None:
         """The exchange failed, or only its answer: what was to be written is written again.
@@ -249,6 +249,29 @@ class Till:
         with self.lock:
             for pool in self.pools.values():
                 self._void(pool)
+
+    def bound(self, quota: str, remaining_units: int) -> None:
+        """The API says that no more than this is left for all its callers: what is beyond it here goes back at once.
+
+        Calls with running tasks may be in what it has counted or not, so all of them are taken to be yet to come.
+        """
+        with self.lock:
+            pool = self.pools[quota]
+            excess = min(pool.left, pool.left + pool.running - remaining_units)
+            if excess > 0:
+                pool.left -= excess
+                pool.restate = True
+                if pool.left < sum(pool.earmarks.values()):
+                    self._drop_earmarks(pool)
+                self._wake()
+
+    def refuse(self, quota: str) -> None:
+        """The API serves nothing for now: nothing that is left may be spent, until the ledger has been asked."""
+        with self.lock:
+            pool = self.pools[quota]
+            self._void(pool)
+            pool.epoch = -1
+            self._wake()
 
     def earmark(self, consumer: str, cost: Mapping[str, int]) -> None:
         """Add units that were leased for `consumer`, and keep them for it until `unmark`."""
@@ -311,7 +334,7 @@ class Till:
         if units:
             book[instant_ns] = book.get(instant_ns, 0) + units
             pool.left -= units
-            if pool.left < 0:
+            if pool.left < 0 or pool.urgent:
                 self._wake()
 
     def _refund(self, pool: Pool, units: int, era: int) -> None:

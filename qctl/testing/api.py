@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json as json_
 import threading
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
@@ -44,8 +46,32 @@ class _Answer:
 @dataclass(slots=True)
 class _Limit:
     prefix: str
+    units: int
     left: int
-    answer: _Answer
+    retry_after_s: int | None
+    reports: str | None
+    ends_s: float
+    period_s: int
+
+    def headers(self) -> dict[str, str]:
+        """What it says of itself in an answer, as its `reports` would."""
+        left_s = max(0, round(self.ends_s - time.time()))
+        match self.reports:
+            case None:
+                return {}
+            case "ratelimit":
+                policy = f'"default";q={self.units};w={self.period_s}'
+                said = {"ratelimit": f'"default";r={self.left};t={left_s}', "ratelimit-policy": policy}
+            case style:
+                maker = "x-rate-limit" if style == "x-rate-limit" else "x-ratelimit"
+                said = {
+                    f"{maker}-limit": str(self.units),
+                    f"{maker}-remaining": str(self.left),
+                    f"{maker}-reset": str(round(self.ends_s)),
+                }
+                if style == "github":
+                    said["x-github-request-id"] = "0:0"
+        return {"date": formatdate(usegmt=True), **said}
 
 
 class FakeApi:
@@ -100,13 +126,33 @@ class FakeApi:
         """`add` for DELETE."""
         self.add("DELETE", url, **answer)
 
-    def limit(self, prefix: str, calls: int, *, retry_after: int | None = None) -> None:
-        """Serve so many calls of URLs that begin with `prefix`, and answer 429 from then on."""
-        headers = {} if retry_after is None else {"retry-after": str(retry_after)}
-        self._limits.append(_Limit(prefix, calls, _Answer(429, b"", headers, None)))
+    def limit(
+        self,
+        prefix: str,
+        calls: int,
+        *,
+        retry_after: int | None = None,
+        reports: str | None = None,
+        spent: int = 0,
+        period: int = 3600,
+    ) -> None:
+        """Serve so many calls of URLs that begin with `prefix`, and answer 429 from then on.
 
-    def answer(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> HTTPResponse:
-        """What the API says to a call; for `qctl.testing.run`. Raises UnexpectedCall, and the errors of the test."""
+        reports: "x-rate-limit", "ratelimit" or "github": each answer says what is left, in these headers. spent: of the
+        calls, those that somebody else has made already. period: seconds from now until the limit resets.
+        """
+        if reports not in (None, "x-rate-limit", "ratelimit", "github"):
+            raise ValueError(f"an API reports by x-rate-limit, ratelimit or github, found {reports!r}")
+        left = max(0, calls - spent)
+        self._limits.append(_Limit(prefix, calls, left, retry_after, reports, time.time() + period, period))
+
+    def reply(
+        self, method: str, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, str, Mapping[str, str], bytes]:
+        """Status, reason, headers and body of what the API says to a call; for `qctl.testing.run`.
+
+        Raises UnexpectedCall, and the errors of the test.
+        """
         with self._lock:
             answer = self._choose(method, url)
             status = answer.status if answer is not None and answer.error is None else None
@@ -123,22 +169,31 @@ class FakeApi:
             reason = HTTPStatus(answer.status).phrase
         except ValueError:
             reason = ""
+        return answer.status, reason, answer.headers, answer.body
+
+    def answer(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> HTTPResponse:
+        """The same as urllib3 has it."""
+        status, reason, said, content = self.reply(method, url, body, headers)
         return HTTPResponse(
-            io.BytesIO(answer.body),
-            headers=answer.headers,
-            status=answer.status,
+            io.BytesIO(content),
+            headers=said,
+            status=status,
             reason=reason,
             preload_content=False,
             request_method=method,
         )
 
     def _choose(self, method: str, url: str) -> _Answer | None:
+        said: dict[str, str] = {}
         for limit in self._limits:
             if url.startswith(limit.prefix):
                 if limit.left <= 0:
-                    return limit.answer
+                    after = {} if limit.retry_after_s is None else {"retry-after": str(limit.retry_after_s)}
+                    return _Answer(429, b"", {**limit.headers(), **after}, None)
                 limit.left -= 1
+                said.update(limit.headers())
         answers = self._answers.get((method, url)) or self._answers.get((method, url.partition("?")[0]))
         if not answers:
             return None
-        return answers.pop(0) if len(answers) > 1 else answers[0]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        return replace(answer, headers={**said, **answer.headers})

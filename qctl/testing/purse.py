@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 from qctl.quota import Cause, Hold
+from qctl.quota.upstream import Heard
 
 
 class Price:
@@ -88,10 +89,18 @@ class Purse:
                 if quota in self.left:
                     self.left[quota] += reserved - units
 
-    def block(self, quota: str, until_ns: int) -> None:
-        """As of Leases: nothing more is granted, for the rest of the test's task."""
-        del until_ns
-        self.blocked.add(quota)
+    async def more_async(self, grant: Reservation, quota: str, units: int) -> bool:
+        """As of Leases."""
+        return self.more(grant, quota, units)
+
+    def tell(self, quota: str, heard: Heard) -> None:
+        """As of Leases, for the rest of the test's task: nothing after a refusal, else what the API says remains."""
+        with self._lock:
+            if heard.refused:
+                self.blocked.add(quota)
+            for told in heard.told:
+                if told.remaining_units is not None and not told.exact:
+                    self.left[quota] = min(self.left.get(quota, told.remaining_units), told.remaining_units)
 
     def _take(self, cost: Mapping[str, int]) -> bool:
         if any(quota in self.blocked or units > self.left.get(quota, units) for quota, units in cost.items() if units):

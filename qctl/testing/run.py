@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -200,7 +201,13 @@ def _run(
     done = threading.Event()
     # Looked at again and again, as a worker does: a busy machine may start the task later than this.
     overdue = threading.Thread(target=_expire_until, args=(executor, done), name="run_task overdue", daemon=True)
-    with _running, mock.patch.object(http, "_transport", partial(_Transport, api, http._transport())), _logged() as log:  # noqa: SLF001
+    transport = _Transport(api, http._transport(None))  # noqa: SLF001
+    with (
+        _running,
+        mock.patch.object(http, "_transport", return_value=transport),
+        _async_calls(api, found),
+        _logged() as log,
+    ):
         overdue.start()
         try:
             _go(executor, delivery, in_thread=found.run is not None)
@@ -289,6 +296,19 @@ class _Transport:
         raw = body.encode() if isinstance(body, str) else bytes(body)
         answer = self._api.answer(request.method, request.url, raw, dict(request.headers))
         return self._real.build_response(request, answer)
+
+
+@contextmanager
+def _async_calls(api: FakeApi, found: Handler) -> Iterator[None]:
+    """Carry the calls of `task.http_async` to the FakeApi, where aiohttp is installed."""
+    if found.run_async is None or find_spec("aiohttp") is None:
+        yield
+        return
+    from qctl.testing.api_async import FakeConnector
+    from qctl.worker import http_async
+
+    with mock.patch.object(http_async, "_connector", partial(FakeConnector, api)):
+        yield
 
 
 class _Lines(logging.Handler):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from qctl.control.reading import SAME_MOMENT_S, Goodbye, HostReading
+from qctl.control.host_quotas import SAME_MOMENT_S
+from qctl.control.reading import Goodbye, HostReading
 from qctl.control.telemetry import Heard as HeardLive
 from qctl.control.telemetry import Hearing
 from qctl.errors import QctlError

@@ -13,6 +13,7 @@ from typing import Protocol
 from rich.cells import get_character_cell_size
 
 from qctl.tui.cells import Cell, Part
+from qctl.visible import escape
 
 #: The longest text that one cell shows, in terminal cells.
 MAX_CELL = 200
@@ -20,8 +21,8 @@ MAX_CELL = 200
 CUT = "…"
 #: Accents upon one character; more of them grow over the lines around.
 MAX_MARKS = 2
-# Control, format (bidirectional overrides, joiners), surrogate, private use, unassigned, separators, enclosing marks.
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs", "Me"})
+# Marks that are drawn around what stands before them.
+_ENCLOSING = "Me"
 # A braille pattern without dots is drawn as nothing at all.
 _BLANK = "\u2800"
 _SELECTORS = (("\ufe00", "\ufe0f"), ("\U000e0100", "\U000e01ef"), ("\u180b", "\u180f"))
@@ -59,25 +60,21 @@ def _visible(string: str) -> str:
             found.append(c)
             marks += 1
         else:
-            found.append(_escape(c))
+            found.append(escape(c))
             marks = MAX_MARKS
     return "".join(found)
 
 
 @lru_cache(4096)
 def _stands(c: str) -> bool:
-    return unicodedata.category(c) not in _UNSEEN and c != _BLANK and get_character_cell_size(c) > 0
+    is_drawn = c.isprintable() and c != _BLANK and unicodedata.category(c) != _ENCLOSING
+    return is_drawn and get_character_cell_size(c) > 0
 
 
 @lru_cache(4096)
 def _marks(c: str) -> bool:
     selects = any(first <= c <= last for first, last in _SELECTORS)
     return unicodedata.category(c) == "Mn" and unicodedata.combining(c) > 0 and not selects
-
-
-def _escape(c: str) -> str:
-    code = ord(c)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def width_of(text: str) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from qctl.ops.spending import by_somebody_else, in_short, shown
 from qctl.ops.status import BLOCKED, COUNTED, ConsumerRow, HostRow, QuotaRow, Seen, Source, State
 from qctl.ops.when import span
 from qctl.tui.bars import bar, bar_style, state_mark
@@ -205,7 +206,10 @@ def consumer_state(row: ConsumerRow, scene: Scene) -> Cell:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A quota as a cell: its name, a bar as wide as there is room for, and `USED/LIMIT` in plain digits."""
+    """A quota as a cell: its name, a bar as wide as there is room for, and `USED/LIMIT` in plain digits.
+
+    foreign: what somebody else has spent of it, which is gone as well.
+    """
 
     name: str
     name_width: int
@@ -213,30 +217,37 @@ class Gauge:
     limit: int | None
     digits_width: int
     estimated: bool = False
+    foreign: int = 0
 
     def draw(self, width: int) -> Cell:
         """In `width` cells; the bar goes first where there are few, the digits never."""
-        digits = used_of(self.used, self.limit, estimated=self.estimated)
+        digits = used_of(self.used, self.limit, estimated=self.estimated, foreign=self.foreign)
         named = f"{padded(self.name, self.name_width)} " if self.name_width else ""
         room = width - width_of(named) - self.digits_width - 1
         if self.used is None or self.limit is None:
             drawn: Cell = (("─" * max(room, 0), "faint"),)
             style = "dim"
         else:
-            drawn = bar(self.used, self.limit, room) if room > 0 else EMPTY
-            style = bar_style(self.used, self.limit)
+            gone = self.used + self.foreign
+            drawn = bar(gone, self.limit, room) if room > 0 else EMPTY
+            style = bar_style(gone, self.limit)
         return ((named, "dim"), *drawn, (f" {digits:>{self.digits_width}}", "" if style == "bar" else style))
 
 
-def used_of(used: int | None, limit: int | None, *, estimated: bool = False) -> str:
-    """`19812/20000`, or `~19812/20000`."""
+def used_of(used: int | None, limit: int | None, *, estimated: bool = False, foreign: int = 0) -> str:
+    """`19812/20000`, or `~19812/20000`; `600+212/1000` where somebody else has spent 212."""
     known = "-" if used is None else f"~{used}" if estimated else used
-    return f"{known}/{'-' if limit is None else limit}"
+    return f"{known}{f'+{foreign}' if foreign else ''}/{'-' if limit is None else limit}"
 
 
 def gauge(row: QuotaRow, *, name_width: int, digits_width: int) -> Gauge:
     """A quota as a cell; name_width 0: without its name."""
-    return Gauge(row.quota, name_width, row.used_units, limit_of(row), digits_width, row.estimated)
+    return Gauge(row.quota, name_width, row.used_units, limit_of(row), digits_width, row.estimated, others(row))
+
+
+def others(row: QuotaRow) -> int:
+    """What somebody else has spent of the limit that shows, where that is worth a word."""
+    return row.foreign_units if shown(row.foreign) else 0
 
 
 def limit_of(row: QuotaRow) -> int | None:
@@ -250,7 +261,7 @@ def limit_of(row: QuotaRow) -> int | None:
 def digits(rows: Iterable[QuotaRow]) -> int:
     """The cells that the longest `USED/LIMIT` takes."""
     return max(
-        (len(used_of(row.used_units, limit_of(row), estimated=row.estimated)) for row in rows),
+        (len(used_of(row.used_units, limit_of(row), estimated=row.estimated, foreign=others(row))) for row in rows),
         default=3,
     )
 
@@ -259,7 +270,7 @@ def fraction(row: QuotaRow | None) -> float | None:
     """What share of a quota is used."""
     if row is None or row.used_units is None or not row.limit_units:
         return None
-    return row.used_units / row.limit_units
+    return (row.used_units + others(row)) / row.limit_units
 
 
 def ends_s(row: QuotaRow, now_s: float) -> float | None:
@@ -295,6 +306,18 @@ def runs_out(row: QuotaRow | None, scene: Scene) -> Cell:
     if row.used_units is not None and row.spend_per_s is not None:
         return one("lasts", "dim")
     return UNKNOWN
+
+
+def somebody_else(row: QuotaRow, scene: Scene) -> str:
+    """What somebody else has spent, with the API's numbers; "" where that is not known."""
+    foreign = shown(row.foreign)
+    return by_somebody_else(foreign, row.limit_units, lambda at_s: moment(at_s, scene)) if foreign else ""
+
+
+def others_in_short(row: QuotaRow, scene: Scene) -> str:
+    """The same, as short as a table wants it."""
+    foreign = shown(row.foreign)
+    return in_short(foreign, row.limit_units, lambda at_s: moment(at_s, scene)) if foreign else ""
 
 
 def state_column() -> Column:

@@ -24,7 +24,7 @@ from qctl.worker.execute import Executor
 from qctl.worker.forward import Forwarder, was_returned
 from qctl.worker.in_line import InLine
 from qctl.worker.keeper import Keeper
-from qctl.worker.pace import Pace, Prefetch
+from qctl.worker.pace import Allowance, Pace, Prefetch
 from qctl.worker.pauses import Pauses, in_words
 from qctl.worker.probing import Probing
 from qctl.worker.settle import Settling
@@ -53,9 +53,10 @@ class LiveConsumer:
         concurrency: int,
         flush_soon: Callable[[], None],
         publisher: Callable[[], Publisher | None],
+        allowance: Callable[[], Allowance] = Allowance,
     ) -> None:
         """queues: queue -> consumer tag. declarations: all it needs on the broker. flush_soon: asks, from any thread,
-        for `flush` on the loop."""
+        for `flush` on the loop. allowance: what its paced quotas pay for now."""
         self.address = address
         self.name = address.rpartition("/")[2]
         self.work_queue = work_queue
@@ -77,7 +78,8 @@ class LiveConsumer:
             release=self.release,
         )
         self._probing = Probing(ladder_s=ladder_s, hold=self.hold, release=self.release)
-        self._prefetch = Prefetch(concurrency)
+        self._allowance = allowance
+        self._prefetch = Prefetch(self.pace.prefetch(concurrency, 0.0, allowance()))
         self._holds: dict[str, str] = {}
         self._for_now = ""
         self._pauses = Pauses(())
@@ -225,7 +227,7 @@ class LiveConsumer:
         """This cause is over; others may remain."""
         if self._holds.pop(cause, None) is not None:
             if not self._holds:
-                self._prefetch.now = self.pace.prefetch(self.concurrency, 0.0)
+                self._prefetch.now = self.pace.prefetch(self.concurrency, 0.0, self._allowance())
             self._wake()
 
     def drain(self) -> None:
@@ -246,9 +248,9 @@ class LiveConsumer:
         if self._holds and self._probing.due():
             self._probing.seeking, self._prefetch.now = True, 1
             self._wake()
-        target, now_s = self.pace.prefetch(self.concurrency, oldest_s), time.monotonic()
+        target = self.pace.prefetch(self.concurrency, oldest_s, self._allowance())
         before = self.prefetch
-        if self._all_wanted and not self._holds and self._prefetch.adjust(target, now_s):
+        if self._all_wanted and not self._holds and self._prefetch.adjust(target, time.monotonic()):
             if target < before:
                 self._take_back()  # the tasks turned out longer: what waits here could run elsewhere
             self._wake()

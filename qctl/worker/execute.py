@@ -24,9 +24,10 @@ from qctl.worker.inside import is_inside
 from qctl.worker.isolation import is_suspect
 from qctl.worker.judge import judge, words
 from qctl.worker.logs import current_task
-from qctl.worker.meter import Meter, Tariff, tariff
+from qctl.worker.meter import Meter
 from qctl.worker.outcome import GIVE_BACK, dead, decide, spared
 from qctl.worker.rules import Rules
+from qctl.worker.tariff import Tariff, tariff_of
 from qctl.worker.task import Task
 
 if TYPE_CHECKING:
@@ -83,12 +84,7 @@ class Executor:
         self._priced = priced
         self._settled = settled
         self._may_start = may_start
-        quotas = rules.quotas.items()
-        self._tariff: Tariff = tariff(
-            rules.consumer.cost,
-            {name: quota.urls for name, quota in quotas},
-            {name: min(limit.units for limit in quota.limits) for name, quota in quotas},
-        )
+        self._tariff: Tariff = tariff_of(rules.consumer.cost, rules.quotas)
         self._queue: SimpleQueue[Delivery] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots = threading.Semaphore(rules.consumer.concurrency)
@@ -289,7 +285,9 @@ class Executor:
                 known = ", ".join(sorted(cost)) or "none"
                 raise Malformed(f"qctl-cost names quota {quota!r}; this consumer's are {known}", DeadReason.COST)
             if units > (most := self._tariff.most[quota]):
-                raise Malformed(f"qctl-cost asks {units} of {quota}, more than its limit {most}", DeadReason.COST)
+                raise Malformed(
+                    f"qctl-cost asks {units} of {quota}, more than the {most} it can ever pay at once", DeadReason.COST
+                )
             cost[quota] = units if self.rules.proven else max(units, cost[quota])
         return self._leases.price(self.rules.consumer.name, cost)
 

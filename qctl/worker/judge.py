@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from qctl.broker.message import ATTEMPT, Malformed, Message, Properties, text
@@ -42,6 +43,8 @@ def judge(
         _note(rules, leases, failure)
     if meter is not None:
         leases.settle(grant, meter.close(proven=rules.proven))
+        if failure is None and message.cost is None:  # a task that ended well tells what its like will need
+            rules.learned.add(message.type, meter.used(), time.monotonic())
     else:
         leases.settle(grant, {} if rules.proven else None)
     followups = run.task.followups()

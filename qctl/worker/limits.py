@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from qctl.control.desired import Desired, Override
-from qctl.quota import Leases, Limit, Policy
+from qctl.quota import Leases, Limit, Policy, Window
 from qctl.units import Rate
 
 log = logging.getLogger(__name__)
@@ -22,9 +22,12 @@ def in_force(policy: Policy, override: Override | None) -> Policy:
 
 
 def stricter(policy: Policy, limits: Iterable[Limit]) -> Policy:
-    """A quota with these limits beside its own, of each period the lower one: it admits no more than either."""
+    """A quota with these limits beside its own, of each period the lower one: it admits no more than either.
+
+    A bucket among them follows from the others, and is none of them.
+    """
     tightest: dict[int, int] = {}
-    for limit in (*policy.limits, *limits):
+    for limit in (*policy.limits, *(it for it in limits if it.window is not Window.PACED)):
         tightest[limit.period_ns] = min(limit.units, tightest.get(limit.period_ns, limit.units))
     return replace(policy, limits=tuple(Limit(units, period_ns) for period_ns, units in tightest.items()))
 

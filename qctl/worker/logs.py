@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from qctl.broker.message import utc
+from qctl.visible import visible
 
 #: `HOST/CONSUMER TASK-ID` of the task that the current thread or coroutine runs.
 current_task: contextvars.ContextVar[str] = contextvars.ContextVar("qctl_task", default="")
@@ -30,10 +31,7 @@ _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def _clean(text: str) -> str:
-    shown = "".join(
-        c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
-        for c in text[: MAX_LINE_CHARS + 1]
-    )
+    shown = visible(text[: MAX_LINE_CHARS + 1])
     return shown if len(shown) <= MAX_LINE_CHARS else shown[:MAX_LINE_CHARS] + "…"
 
 

@@ -1,94 +1,47 @@
 """The meter of a task: what its calls cost, and which quota pays for them.
 
-It draws on what admission reserved, reserves more when the task makes more calls, and says at the end what was
-used. A quota that was never metered is settled at its declared cost.
+It draws on what admission reserved, reserves more when the task makes more calls, hears what each answer says about the
+limit, and says at the end what was used. A quota that was never metered is settled at its declared cost.
 """
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from qctl.broker.message import DeadReason, Malformed
-from qctl.errors import LedgerError
 from qctl.quota import Grant, Leases
+from qctl.quota.upstream import MAX_WAIT_NS, Answer, Heard, Span, Style
 from qctl.units import MAX_UNITS, NS_PER_S
 from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
-from qctl.worker.upstream import Seen
-
-log = logging.getLogger(__name__)
-
-#: Seconds without new grants after a 429 that does not say how long.
-UNSAID_RETRY_AFTER_S = 5.0
-#: Longest pause that an upstream or a handler is believed; an epoch taken for a delay must not end a host's work.
-MAX_RETRY_AFTER_S = 86_400.0
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-@dataclass(frozen=True, slots=True)
-class Tariff:
-    """Which quota a call counts against. `prefixes`: (normal URL prefix, quota), longest first; `default`: the rest.
-
-    most: units that a quota can ever pay at once, where that is known.
-    """
-
-    prefixes: tuple[tuple[str, str], ...]
-    default: str | None
-    quotas: frozenset[str]
-    most: Mapping[str, int]
-
-    def quota_of(self, url: str) -> str | None:
-        """The quota that pays for a call of `url`, None for a call that costs nothing."""
-        if self.prefixes:
-            address = normal(url)
-            for prefix, quota in self.prefixes:
-                if address.startswith(prefix):
-                    return quota
-        return self.default
-
-
-def normal(url: str) -> str:
-    """The one spelling of a URL: another way to write the same server must not be a way around its quota."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port not in (None, _DEFAULT_PORTS.get(parts.scheme)) else ""
-    except ValueError:
-        return url
-    host = (parts.hostname or "").rstrip(".")
-    return f"{parts.scheme}://{host}{port}{parts.path or '/'}"
-
-
-def tariff(cost: Mapping[str, int], urls: Mapping[str, tuple[str, ...]], most: Mapping[str, int]) -> Tariff:
-    """The tariff of a consumer that names the quotas of `cost`, whose `urls` and `most` units are given per quota.
-
-    A quota without urls takes every call that no other one claims.
-    """
-    found = ((normal(url), quota) for quota in cost for url in urls.get(quota, ()))
-    prefixes = sorted(found, key=lambda pair: -len(pair[0]))
-    default = next((quota for quota in cost if not urls.get(quota)), None)
-    return Tariff(tuple(prefixes), default, frozenset(cost), most)
+from qctl.worker.tariff import Tariff
+from qctl.worker.upstream import Seen, seen_in
 
 
 class Meter:
     """Counts what one task uses of each quota. Thread-safe: a handler may use threads of its own.
 
     A call of `task.http` is booked when it is answered; units of `task.spend` when the task ends, since nobody knows
-    when in between the call was made.
+    when in between the call was made. The `_async` forms let the event loop go on while more is reserved.
     """
 
     def __init__(self, leases: Leases, grant: Grant, rates: Tariff, deadline_s: float = math.inf) -> None:
         """deadline_s: of the monotonic clock, when the task is over time."""
         self.deadline_s = deadline_s
+        self.clock = leases.clock
         self._lock = threading.Lock()
+        # Of those who reserve more, one after the other, lest each reserves for the others too. Not the lock above,
+        # since that is taken on the event loop and this one is waited for.
+        self._turn, self._turn_async = threading.Lock(), asyncio.Lock()
         self._leases = leases
         self._grant = grant
         self._tariff = rates
         self._in_flight: dict[str, int] = {}
         self._spent: dict[str, int] = {}
+        self._booked: dict[str, int] = {}
         self._overdue = False
         self._closed = False
         #: why a call was not made; it ends the task whatever the handler makes of it
@@ -109,15 +62,26 @@ class Meter:
         if self._overdue or self._closed:
             raise TimedOut(f"the task is {'over' if self._closed else 'over its timeout'}; no more calls")
 
+    def style(self, url: str) -> Style:
+        """How the API of `url` reports its limit."""
+        return self._tariff.listener(self._tariff.quota_of(url)).style
+
     def begin(self, url: str) -> Call | None:
         """Reserve a unit for a call of `url`, None when the call costs nothing. Raises Unpaid, TimedOut."""
-        self.check()
         quota = self._tariff.quota_of(url)
+        self.check()
         if quota is None:
             return None
-        with self._lock:
-            self._reserve(quota, 1)
-            self._in_flight[quota] = self._in_flight.get(quota, 0) + 1
+        self._pay(self._in_flight, quota, 1)
+        return Call(self, quota)
+
+    async def begin_async(self, url: str) -> Call | None:
+        """As `begin`, on an event loop."""
+        quota = self._tariff.quota_of(url)
+        self.check()
+        if quota is None:
+            return None
+        await self._pay_async(self._in_flight, quota, 1)
         return Call(self, quota)
 
     def spend(self, units: int, quota: str | None = None) -> None:
@@ -125,18 +89,11 @@ class Meter:
 
         Raises Unpaid, TimedOut, ValueError for what cannot be, Malformed for more units than the quota ever has.
         """
-        if isinstance(units, bool) or not isinstance(units, int) or not 0 <= units <= MAX_UNITS:  # type: ignore[redundant-expr]
-            raise ValueError(f"units must be a whole number from 0 to 10^12, found {units!r}")
-        name = quota or self._default()
-        if name not in self._tariff.quotas:
-            raise ValueError(f"this consumer has no quota {name!r}; it names {', '.join(sorted(self._tariff.quotas))}")
-        with self._lock:
-            if units > (most := self._tariff.most.get(name, units)):
-                self._spent.setdefault(name, 0)
-                self.limited = Malformed(f"asks {units} of {name}, more than its limit {most}", DeadReason.COST)
-                raise self.limited
-            self._reserve(name, units)
-            self._spent[name] = self._spent.get(name, 0) + units
+        self._pay(self._spent, self._checked(units, quota), units)
+
+    async def spend_async(self, units: int, quota: str | None = None) -> None:
+        """As `spend`, on an event loop."""
+        await self._pay_async(self._spent, self._checked(units, quota), units)
 
     def end(self, call: Call, *, sent: bool, ambiguous: bool) -> None:
         """A call of `begin` is over. sent False: the upstream cannot have seen it, and the unit is free again."""
@@ -145,7 +102,29 @@ class Meter:
                 return  # booked when the task ended
             self._in_flight[call.quota] -= 1
             if sent:
-                self._leases.book(self._grant, call.quota, 1, ambiguous=ambiguous)
+                self._book(call.quota, 1, ambiguous=ambiguous)
+
+    def hear(self, url: str, answer: Answer) -> RateLimited | None:
+        """What the answer to a call of `url` says; what to raise where the upstream did not serve for a limit's sake.
+
+        The ledger hears it too. Never waits.
+        """
+        quota = self._tariff.quota_of(url)
+        heard = self._tariff.listener(quota).hear(answer)
+        self.seen = seen_in(answer.status, url, limited=heard.refused)
+        if quota is not None and not heard.silent:
+            self._leases.tell(quota, heard)
+        if not heard.refused:
+            return None
+        after_s = None
+        if heard.wait is not None:  # as it was said: what it may have been rounded by is for the ledger
+            after_s = max(0.0, round((heard.wait.lo_ns + heard.wait.hi_ns - 2 * answer.received_ns) / 2 / NS_PER_S, 1))
+        words = "" if after_s is None else f", retry after {after_s:g} s"
+        which = "a secondary limit: " if heard.secondary else ""
+        self.limited = limited = RateLimited(
+            after_s, f"{which}the upstream answered {answer.status}{words}", quota=quota
+        )
+        return limited
 
     def close(self, *, proven: bool) -> dict[str, int]:
         """The task ends: no more calls. Returns what is still to be settled.
@@ -158,29 +137,64 @@ class Meter:
             self._closed = True
             for quota, calls in self._in_flight.items():
                 if calls:
-                    self._leases.book(self._grant, quota, calls, ambiguous=True)
+                    self._book(quota, calls, ambiguous=True)
             metered = self._spent.keys() | self._in_flight.keys()
             unmetered = () if proven else self._tariff.quotas - metered
             return {**{quota: self._grant.reserved(quota) for quota in unmetered}, **self._spent}
 
-    def upstream_limited(self, url: str, retry_after_s: float | None) -> RateLimited:
-        """The upstream answered 429: nothing is granted until it serves again; returns what to raise."""
-        quota = self._tariff.quota_of(url)
-        after = "" if retry_after_s is None else f", retry after {retry_after_s:g} s"
-        self.limited = limited = RateLimited(retry_after_s, f"the upstream answered 429{after}", quota=quota)
-        if quota is not None:
-            block(self._leases, quota, retry_after_s)
-        return limited
+    def used(self) -> Mapping[str, int]:
+        """Units that the task was seen to use, of each quota that it metered; to be asked after `close`."""
+        with self._lock:
+            metered = self._spent.keys() | self._in_flight.keys()
+            return {quota: self._booked.get(quota, 0) + self._spent.get(quota, 0) for quota in metered}
 
-    def _reserve(self, quota: str, units: int) -> None:
-        """Make sure that the grant covers `units` more than what is promised already."""
-        self.check()
-        promised = self._in_flight.get(quota, 0) + self._spent.get(quota, 0)
-        short_units = promised + units - self._grant.reserved(quota)
-        if short_units > 0 and not self._leases.more(self._grant, quota, short_units):
-            self._spent.setdefault(quota, 0)  # it is metered: what was refused is no call that nobody saw
-            self.limited = Unpaid(None, f"quota {quota} cannot pay for {units} more", quota=quota)
+    def _book(self, quota: str, units: int, *, ambiguous: bool) -> None:
+        self._booked[quota] = self._booked.get(quota, 0) + units
+        self._leases.book(self._grant, quota, units, ambiguous=ambiguous)
+
+    def _checked(self, units: int, quota: str | None) -> str:
+        """The quota that `units` are to be spent of. Raises ValueError, Malformed."""
+        if isinstance(units, bool) or not isinstance(units, int) or not 0 <= units <= MAX_UNITS:  # type: ignore[redundant-expr]
+            raise ValueError(f"units must be a whole number from 0 to 10^12, found {units!r}")
+        name = quota or self._default()
+        if name not in self._tariff.quotas:
+            raise ValueError(f"this consumer has no quota {name!r}; it names {', '.join(sorted(self._tariff.quotas))}")
+        if units > (most := self._tariff.most.get(name, units)):
+            with self._lock:
+                self._spent.setdefault(name, 0)
+            self.limited = Malformed(
+                f"asks {units} of {name}, more than the {most} it can ever pay at once", DeadReason.COST
+            )
             raise self.limited
+        return name
+
+    def _pay(self, book: dict[str, int], quota: str, units: int) -> None:
+        with self._turn:
+            while short_units := self._promise(book, quota, units):
+                if not self._leases.more(self._grant, quota, short_units):
+                    raise self._unpaid(quota, units)
+
+    async def _pay_async(self, book: dict[str, int], quota: str, units: int) -> None:
+        async with self._turn_async:
+            while short_units := self._promise(book, quota, units):
+                if not await self._leases.more_async(self._grant, quota, short_units):
+                    raise self._unpaid(quota, units)
+
+    def _promise(self, book: dict[str, int], quota: str, units: int) -> int:
+        """Enter the units in `book` if the grant covers them beside what is promised already; how many are missing."""
+        with self._lock:
+            self.check()
+            promised = self._in_flight.get(quota, 0) + self._spent.get(quota, 0)
+            short_units = max(0, promised + units - self._grant.reserved(quota))
+            if not short_units:
+                book[quota] = book.get(quota, 0) + units
+            return short_units
+
+    def _unpaid(self, quota: str, units: int) -> Unpaid:
+        with self._lock:
+            self._spent.setdefault(quota, 0)  # it is metered: what was refused is no call that nobody saw
+        self.limited = unpaid = Unpaid(None, f"quota {quota} cannot pay for {units} more", quota=quota)
+        return unpaid
 
     def _default(self) -> str:
         if len(self._tariff.quotas) == 1:
@@ -200,10 +214,8 @@ class Call:
         self.meter.end(self, sent=sent, ambiguous=ambiguous)
 
 
-def block(leases: Leases, quota: str, retry_after_s: float | None) -> None:
-    """Grant nothing of a quota until the upstream serves again; a ledger that takes no writes grants nothing anyway."""
-    wait_s = UNSAID_RETRY_AFTER_S if retry_after_s is None else min(retry_after_s, MAX_RETRY_AFTER_S)
-    try:
-        leases.block(quota, leases.clock.now_ns() + round(wait_s * NS_PER_S))
-    except LedgerError as error:
-        log.warning("quota %s was refused by the upstream, but the ledger did not take it: %s", quota, error)
+def block(leases: Leases, quota: str, retry_after_s: float) -> None:
+    """A handler says that the upstream serves nothing of a quota for so long; a day is the most. Never waits."""
+    wait_ns = MAX_WAIT_NS if retry_after_s * NS_PER_S >= MAX_WAIT_NS else round(retry_after_s * NS_PER_S)
+    until_ns = leases.clock.now_ns() + wait_ns
+    leases.tell(quota, Heard(refused=True, wait=Span(until_ns, until_ns)))

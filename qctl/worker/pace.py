@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from qctl.quota import Reading, Window
+from qctl.units import NS_PER_S
 
 #: A prefetch holds about this much work, at least one task a slot and at most MAX_PREFETCH.
 PREFETCH_S = 0.1
@@ -12,8 +17,35 @@ LARGE_BODY_BYTES = 64 << 10
 #: A running subscription is renewed for a new prefetch when that is off by this factor, and at most this often.
 PREFETCH_FACTOR = 2.0
 PREFETCH_EVERY_S = 5.0
+#: Of the time that a task may wait to be paid, this part is filled with tasks of a paced quota: a prefetch may be off
+#: by PREFETCH_FACTOR before it is put right.
+PAID_PART = 0.5
 #: Weight of the newest sample in the mean duration and body size.
 SMOOTHING = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a paced quota pays for in this process: a task each `interval_s`, of which no more than `burst` can run or
+    lie in the bucket at once; and how long a task may wait for that."""
+
+    interval_s: float = 0.0
+    burst: float = math.inf
+    patience_s: float = 0.0
+
+    def bound(self, prefetch: int, run_s: float) -> int:
+        """The prefetch that is paid for in time, beside those that run, at most the one that would be good otherwise.
+
+        With more, what cannot be paid in time would be given back and fetched again, many times a second.
+        """
+        if not self.interval_s:
+            return prefetch
+        rate_per_s = min(1 / self.interval_s, self.burst / (self.interval_s + run_s))
+        return min(prefetch, max(1, int(rate_per_s * (PAID_PART * self.patience_s + run_s))))
+
+
+#: Where no quota is paced.
+UNBOUNDED = Allowance()
 
 
 @dataclass(slots=True)
@@ -34,12 +66,16 @@ class Pace:
         self.body_bytes += weight * (body_bytes / runs - self.body_bytes)
         self.done += runs
 
-    def prefetch(self, concurrency: int, oldest_s: float) -> int:
-        """Deliveries that make PREFETCH_S of work for `concurrency` slots. oldest_s: how long a task runs by now."""
-        if not self.done or self.body_bytes > LARGE_BODY_BYTES:
-            return concurrency
+    def prefetch(self, concurrency: int, oldest_s: float, allowance: Allowance = UNBOUNDED) -> int:
+        """Deliveries that make PREFETCH_S of work for `concurrency` slots. oldest_s: how long a task runs by now.
+
+        allowance: of what is paid for in time.
+        """
         run_s = max(self.run_s, oldest_s, 1e-6)
-        return max(concurrency, min(MAX_PREFETCH, round(concurrency * PREFETCH_S / run_s)))
+        usual = concurrency
+        if self.done and self.body_bytes <= LARGE_BODY_BYTES:
+            usual = max(concurrency, min(MAX_PREFETCH, round(concurrency * PREFETCH_S / run_s)))
+        return allowance.bound(usual, run_s)
 
 
 @dataclass(slots=True)
@@ -56,3 +92,19 @@ class Prefetch:
             return False
         self.now, self.changed_s = target, now_s
         return True
+
+
+def allowance(readings: Mapping[str, Reading], cost: Mapping[str, int], patience_s: float) -> Allowance:
+    """What the slowest paced quota of a task that costs this pays for; the processes of a host share it evenly."""
+    found = [
+        Allowance(
+            interval_s=part.limit.interval_ns * units * reading.processes / NS_PER_S,
+            burst=part.limit.units / units,
+            patience_s=patience_s,
+        )
+        for quota, units in cost.items()
+        if units and (reading := readings.get(quota)) is not None
+        for part in reading.limits
+        if part.limit.window is Window.PACED
+    ]
+    return max(found, key=lambda it: it.interval_s, default=UNBOUNDED)

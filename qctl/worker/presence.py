@@ -24,6 +24,7 @@ from qctl.control.host_answer import HostAnswer, ProcessLook
 from qctl.control.reading import HostReading, Reading
 from qctl.errors import BrokerUnreachable, HostTaken, QctlError
 from qctl.worker.claim import PATIENCE_S, claim
+from qctl.worker.notices import Notices
 from qctl.worker.pending import Pending
 from qctl.worker.plan import Plan
 from qctl.worker.telemetry_log import TelemetryLog
@@ -51,6 +52,7 @@ class Presence:
         self._since = utc(time.time())
         self._run = secrets.token_hex(8)
         self._telemetry = TelemetryLog(self._host, self._reading)
+        self._notices = Notices(self._host, readings)
         self._connection: Connection | None = None
 
     async def take(self) -> Connection:
@@ -133,7 +135,12 @@ class Presence:
     async def _use(self, connection: Connection) -> None:
         self._connection = connection
         work = [
-            asyncio.create_task(each) for each in (self._telemetry.keep(connection), self._pending.enter(connection))
+            asyncio.create_task(each)
+            for each in (
+                self._telemetry.keep(connection),
+                self._notices.keep(connection),
+                self._pending.enter(connection),
+            )
         ]
         for task in work:
             task.add_done_callback(_say_why)

@@ -31,6 +31,7 @@ from qctl.worker.in_line import InLine
 from qctl.worker.limits import Limits
 from qctl.worker.links import Links
 from qctl.worker.obey import Obeying
+from qctl.worker.pace import allowance
 from qctl.worker.plan import Plan
 from qctl.worker.readings import Telemetry
 from qctl.worker.reporting import Reporter
@@ -131,6 +132,7 @@ class WorkerProcess:
             concurrency=consumer.concurrency,
             flush_soon=self._flush_soon,
             publisher=lambda: self._links.publisher,
+            allowance=lambda: allowance(self._leases.readings(), consumer.cost, plan.settings.hold_after_s),
         )
         rules = Rules.of(plan, consumer)
         live.in_line = InLine(

@@ -11,9 +11,9 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +22,20 @@ from qctl.broker.lossy import LossyPublisher
 from qctl.broker.message import TRANSIENT, Outgoing, Properties, short
 from qctl.broker.session import HEARTBEAT_S, ChannelLost, Connection
 from qctl.control.event import NotUnderstood, instant
+from qctl.control.quota_reading import CostReading, ForeignReading, LimitReading, OverrideReading, QuotaReading
 from qctl.control.reading import (
     ConsumerReading,
     Counts,
     Goodbye,
     Hold,
-    LimitReading,
-    OverrideReading,
-    QuotaReading,
     Reading,
     Tag,
 )
 from qctl.errors import QctlError
-from qctl.quota import Account, Leases, Policy
+from qctl.quota import Account, Leases, Limit, Policy
+from qctl.quota import Reading as LedgerReading
+from qctl.quota.foreign import ForeignReport
+from qctl.quota.returns import returns
 from qctl.worker.consumer import LiveConsumer
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ REPORTED_EVERY = 5
 REOPEN_S = 60.0
 #: Different reasons that are told.
 MAX_TOLD = 10
+#: What tasks cost is told of so many types.
+MAX_COSTS = 64
 #: The cause under which the process holds a consumer that the ledger does not pay for.
 QUOTA = "quota"
 
@@ -91,29 +94,80 @@ def consumer_reading(live: LiveConsumer, quota_until_s: float | None) -> Consume
         ),
         tags=tuple(Tag(tag, queue, state) for tag, queue, state in live.subscriptions()),
         running=live.executor.active if live.executor else 0,
-        waiting=live.waiting,
+        waiting=live.waiting + (live.executor.paying if live.executor else 0),
         concurrency=live.concurrency,
         prefetch=live.prefetch,
         counts=Counts(ended.acked, ended.retried, ended.deferred, ended.dead, ended.given_back),
         rate_per_s=ended.rate_per_s,
+        run_s=live.pace.run_s if live.pace.done else None,
     )
 
 
-def quota_reading(name: str, account: Account, override: Override | None, clocks: Clocks) -> QuotaReading:
+def quota_reading(
+    policy: Policy,
+    account: Account,
+    clocks: Clocks,
+    *,
+    override: Override | None = None,
+    foreign: ForeignReport | None = None,
+    spent: LedgerReading | None = None,
+) -> QuotaReading:
     """A quota as it is now. `used` is never more than the limit; what a lowered one leaves behind is `over`."""
     binding = account.binding
     return QuotaReading(
-        name=name,
+        name=policy.name,
         used=min(binding.units, binding.limit.units),
         limit=binding.limit.units,
         period_s=binding.limit.period_ns / _NS,
-        over=max(0, -binding.room_units),
+        over=max(0, binding.units - binding.limit.units),
         leased=account.lease_units,
         returns_at_s=clocks.wall_s(account.returns_ns),
         blocked_until_s=clocks.wall_s(account.blocked_until_ns),
-        limits=tuple(LimitReading(one.limit.units, one.limit.period_ns / _NS, one.units) for one in account.limits),
+        limits=tuple(
+            LimitReading(
+                one.limit.units,
+                one.limit.period_ns / _NS,
+                one.units,
+                clocks.wall_s(one.resets_ns),
+                _returns(spent, one.limit, clocks),
+            )
+            for one in account.limits
+        ),
         override=_override(override) if override else None,
+        window=policy.window.value,
+        burst=policy.burst_units,
+        foreign=foreign_reading(foreign, clocks) if foreign else None,
     )
+
+
+def _returns(spent: LedgerReading | None, limit: Limit, clocks: Clocks) -> tuple[tuple[float, int], ...]:
+    """When what is spent of a limit is free again, in seconds from now."""
+    part = next((one for one in spent.limits if one.limit == limit), None) if spent is not None else None
+    pairs = returns(part, clocks.now_ns) if part is not None else ()
+    return tuple(((at_ns - clocks.now_ns) / _NS, units) for at_ns, units in pairs)
+
+
+def foreign_reading(report: ForeignReport, clocks: Clocks) -> ForeignReading:
+    """What somebody else has spent of a quota, by what the API says."""
+    return ForeignReading(
+        units=report.lo_units,
+        most=max(report.lo_units, min(report.hi_units, report.limit.units)),  # beyond the limit it says nothing
+        ours=report.our_units,
+        period_s=report.limit.period_ns / _NS,
+        limit=report.limit_units,
+        remaining=max(0, report.remaining_units),
+        since_s=clocks.wall_s(report.since_ns),
+        until_s=clocks.wall_s(report.until_ns),
+        lasting=report.lasting,
+    )
+
+
+def learned(live: LiveConsumer) -> Iterator[CostReading]:
+    """What tasks of a consumer were seen to cost."""
+    if live.executor is None:
+        return iter(())
+    rules = live.executor.rules
+    return rules.learned.readings(live.name, rules.consumer.cost, time.monotonic())
 
 
 def _override(override: Override) -> OverrideReading:
@@ -198,6 +252,9 @@ class Telemetry:
         leases, overrides = self._leases, self._overrides()
         clocks = Clocks(leases.clock.now_ns(), time.time())
         broken = leases.broken
+        foreign = leases.foreign()
+        policies = {policy.name: policy for policy in self._policies()}
+        spent = leases.readings()
         return Reading(
             at_s=clocks.now_s,
             host=self._host,
@@ -211,9 +268,17 @@ class Telemetry:
                 for name, live in self._consumers.items()
             ),
             quotas=tuple(
-                quota_reading(name, account, overrides.get(name), clocks)
-                for name, account in leases.accounts(self._policies()).items()
+                quota_reading(
+                    policies[name],
+                    account,
+                    clocks,
+                    override=overrides.get(name),
+                    foreign=foreign.get(name),
+                    spent=spent.get(name),
+                )
+                for name, account in leases.accounts(policies.values()).items()
             ),
+            costs=tuple(islice(chain.from_iterable(map(learned, self._consumers.values())), MAX_COSTS)),
             ledger_id=leases.ledger_id,
             ledger_fault=broken.message if broken else None,
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from qctl.inventory.model import Consumer, HttpHandler, Quota
+from qctl.worker.learned import Learned
 from qctl.worker.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Rules:
     ladder_s: tuple[float, ...]
     max_body_bytes: int
     make_outbox: Callable[[], Outbox]
+    learned: Learned = field(default_factory=Learned)
 
     @classmethod
     def of(cls, plan: Plan, consumer: Consumer) -> Rules:

@@ -8,11 +8,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from qctl.broker.message import Malformed, Message, decode_json
+from qctl.errors import HandlerError
 from qctl.worker.meter import Meter
 from qctl.worker.outbox import NONE, Followups, Outbox
 
 if TYPE_CHECKING:
     from qctl.worker.http import MeteredSession
+    from qctl.worker.http_async import MeteredClient
 
 #: Few tasks enqueue others: a lock for each would cost all of them.
 _opening = threading.Lock()
@@ -23,6 +25,7 @@ class Task:
 
     __slots__ = (
         "_http",
+        "_http_async",
         "_make_outbox",
         "_message",
         "_meter",
@@ -52,6 +55,7 @@ class Task:
         self._meter: Meter | None = None
         self._overdue = False
         self._http: MeteredSession | None = None
+        self._http_async: MeteredClient | None = None
         self._parsed: tuple[Any] | None = None
         self.host = host
         self.consumer = consumer
@@ -128,6 +132,25 @@ class Task:
             self._http = MeteredSession(meter)
         return self._http
 
+    @property
+    def http_async(self) -> MeteredClient:
+        """As an `aiohttp.ClientSession`, whose calls are paid from this host's quota; for `async def` handlers.
+
+        Raises RateLimited from a call as `http` does; HandlerError where aiohttp is not installed.
+        """
+        if self._http_async is None:
+            try:
+                from qctl.worker.http_async import MeteredClient
+            except ModuleNotFoundError as error:
+                if error.name != "aiohttp":
+                    raise
+                raise HandlerError(
+                    "task.http_async needs aiohttp, which is not installed",
+                    hint="Install qctl with its extra: pip install 'qctl[aiohttp]'.",
+                ) from None
+            self._http_async = MeteredClient(self.meter)
+        return self._http_async
+
     def spend(self, units: int = 1, quota: str | None = None) -> None:
         """Pay for calls made by other means than `task.http`, before making them.
 
@@ -135,6 +158,10 @@ class Task:
         units or quotas that cannot be; what is above the quota's limit ends the task as a dead letter.
         """
         self.meter.spend(units, quota)
+
+    async def spend_async(self, units: int = 1, quota: str | None = None) -> None:
+        """As `spend`, for `async def` handlers: where more has to be reserved, the event loop goes on meanwhile."""
+        await self.meter.spend_async(units, quota)
 
     def enqueue(
         self,

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from urllib.parse import urlsplit
 
 #: Failures of the server (5xx) in a row, a task each, that hold a consumer. Before that, each is the task's own.
 FAILURES_IN_A_ROW = 10
@@ -50,6 +51,26 @@ class Seen:
 
 
 SERVED = Seen(Sight.SERVED)
+
+
+def server(url: str) -> str:
+    """Who was called, without the path: that may be long, or secret."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def seen_in(status: int, url: str, *, limited: bool) -> Seen:
+    """What an answer says about who gave it. limited: it was not served for a rate limit's sake."""
+    if status >= 500:
+        return Seen(Sight.FAILING, f"{server(url)} answers {status}")
+    if status in (401, 403) and not limited:
+        return Seen(Sight.REFUSED, f"{server(url)} answers {status}")
+    return SERVED
+
+
+def unreachable(url: str) -> Seen:
+    """What it means that no connection was made."""
+    return Seen(Sight.UNREACHABLE, f"{server(url)} takes no connection")
 
 
 class Health:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from qctl.quota import Leases, Ledger, Limit, Policy
-from qctl.quota.ledger import Exchange, Want
+from qctl.quota.exchange import Exchange, Want
 
 _HOUR_NS = 3600 * 10**9
 

@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fault_row(row): its place in the fault matrix; use the decorator `row`")
+    config.addinivalue_line("markers", "long_run: a variant of a row that is left out of the selection")
 
 
 def _row(item: pytest.Item) -> Row | None:
@@ -60,7 +61,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept, left_out = [], []
     for item in items:
         found = _row(item)
-        wanted = found is None or ((not rows or found.id in rows) and (full or found.selected) and _kind(item) in kinds)
+        selected = found is not None and found.selected and item.get_closest_marker("long_run") is None
+        wanted = found is None or ((not rows or found.id in rows) and (full or selected) and _kind(item) in kinds)
         (kept if wanted else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)

@@ -19,11 +19,15 @@ def _busy(scene: Scene, *arguments: str, task_s: float) -> Worker:
     """A worker that runs k long tasks and has more of them in its hands, none of them left in the queue."""
     scene.stage()
     worker = scene.start("web-1", *arguments)
-    # Tasks that take no time, until a good prefetch is in force: on a busy machine even they take long at first.
-    deadline_s = time.monotonic() + 60.0
-    while _prefetch(scene) < CONCURRENCY + BUFFERED and time.monotonic() < deadline_s:
+
+    def has_room() -> bool:
+        # The broker says a prefetch of up to five seconds ago: twice as much as is needed then is enough now.
         scene.enqueue("plain", 1000)
         scene.await_ended()
+        return _prefetch(scene) >= 2 * (CONCURRENCY + BUFFERED)
+
+    # Tasks that take no time, until a good prefetch is in force: on a busy machine even they take long at first.
+    wait_until("a good prefetch", has_room, timeout_s=60)
     started = scene.count("started")
     scene.enqueue("plain", CONCURRENCY + BUFFERED, s=task_s)
     scene.await_count("started", started + CONCURRENCY)

@@ -41,7 +41,7 @@ HANDLERS = """
 """
 
 
-@row("F04", "a task kills its process with SIGKILL", selected=True, timeout_s=240)
+@row("F04", "a task kills its process with SIGKILL", timeout_s=240)
 def test_a_task_that_kills_is_isolated(scene: Scene) -> None:
     _poison(scene, "kills", "was killed by SIGKILL")
 

@@ -16,7 +16,7 @@ def test_workers_are_back_soon_after_the_broker_is(scene: Scene) -> None:
     # Given two processes, busy with tasks that call and tasks that do not
     scene.stage()
     scene.start(processes=PROCESSES)
-    scene.enqueue("plain", 2500, s=0.1)
+    scene.enqueue("plain", 2500 if scene.thorough else 1500, s=0.1)
     scene.enqueue("calls", 100, s=0.3)
     scene.await_count("done", 200)
     before = scene.rate_over(2.0, prefix="plain")

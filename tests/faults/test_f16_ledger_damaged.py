@@ -43,7 +43,7 @@ def test_a_damaged_ledger_is_set_aside_once_and_heals(scene: Scene) -> None:
     damages = DAMAGES if scene.thorough else DAMAGES[:1]
     fleet = scene.stage(limit=LIMIT, window_s=WINDOW_S, concurrency=2)
     worker = scene.start(processes=16 if scene.thorough else 4)
-    scene.enqueue("calls", 250 * len(damages), s=0.02)
+    scene.enqueue("calls", 250 * len(damages) if scene.thorough else 120, s=0.02)
     scene.await_count("called", 30)
     path = fleet.state / "web-1" / "ledger.sqlite"
     heals_s = []

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from email.utils import formatdate
-from types import TracebackType
 
+from tests.bare_http import BareServer, head_of
 from tests.faults.rows import row
 from tests.faults.scene import Scene
 from tests.fleet import wait_until
@@ -33,44 +31,18 @@ HANDLERS = """
 """
 
 
-class FaultyApi:
-    """A server of bare sockets: what it does is in the first word of the path. A context manager."""
+class FaultyApi(BareServer):
+    """What it does is in the first word of the path. A context manager."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.calls: list[tuple[float, str]] = []
         self._limited: set[str] = set()
-        self._ending = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def __enter__(self) -> FaultyApi:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ending.set()
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while not self._ending.is_set():
-            with suppress(OSError):
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, suppress(OSError):
-            request = b""
-            while b"\r\n\r\n" not in request:
-                if not (piece := client.recv(65_536)):
-                    return
-                request += piece
-            path = request.split()[1].decode().lstrip("/")
-            self.calls.append((time.monotonic(), path))
-            self._misbehave(client, path.partition("-")[0])
+    def serve(self, client: socket.socket) -> None:
+        path = head_of(client).split()[1].decode().lstrip("/")
+        self.calls.append((time.monotonic(), path))
+        self._misbehave(client, path.partition("-")[0])
 
     def _misbehave(self, client: socket.socket, what: str) -> None:
         match what:
@@ -81,10 +53,10 @@ class FaultyApi:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             case "drip":
                 client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
-                while not self._ending.wait(0.2):
+                while not self.ending.wait(0.2):
                     client.sendall(b".")
             case "hang":
-                self._ending.wait(60)
+                self.ending.wait(60)
             case "garbage":
                 client.sendall(bytes(range(256)) * 4)
             case "seconds" | "date" if what not in self._limited:

@@ -31,7 +31,7 @@ def test_a_deleted_queue_is_back_at_once_and_the_neighbour_never_notices(scene: 
     worker = scene.start()
     slowest_s = 0.0
     with wire(scene.vhost) as own:
-        for _ in range(5):
+        for _ in range(5 if scene.thorough else 2):
             scene.await_ended(scene.enqueue("plain", 4, s=0.05))
             before, at_s = len(worker.log()), time.monotonic()
 
@@ -80,7 +80,7 @@ def test_a_queue_whose_leader_goes_and_returns_is_consumed_without_a_word(scene:
     scene.record.note("one node: the queue's member is stopped and started, which is an election, not a move")
     scene.stage()
     worker = scene.start()
-    names = scene.enqueue("plain", 600, s=0.05)
+    names = scene.enqueue("plain", 600 if scene.thorough else 300, s=0.05)
     scene.await_count("done", 20)
     member = f'{{binary_to_atom(<<"{scene.vhost.name}_plain">>, utf8), node()}}'
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -40,7 +40,16 @@ def connections(vhost: Vhost) -> set[str]:
     return {row.split("\t")[1] for row in rows if row.split("\t")[0] == vhost.name}
 
 
-@pytest.mark.parametrize("difference", DIFFERENCES)
+#: In the short run one that is only an argument, and one that is another kind of queue.
+SHORT = ("a length", "a type", "missing")
+
+
+def variants(names: Iterable[str]) -> list[Any]:
+    """The names as parameters, of which the short run has the ones in SHORT."""
+    return [pytest.param(name, marks=() if name in SHORT else pytest.mark.long_run) for name in names]
+
+
+@pytest.mark.parametrize("difference", variants(DIFFERENCES))
 @row("F27", "a queue exists with another length, type or delivery limit", selected=True)
 def test_one_error_names_the_difference_and_the_neighbour_works(scene: Scene, difference: str) -> None:
     changes, words = DIFFERENCES[difference]
@@ -114,7 +123,7 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("refusal", variants(REFUSALS))
 @row("F27", "the exchange of retries is deleted and may not be made again, or may not be written", selected=True)
 def test_an_exchange_out_of_reach_holds_who_needs_it_and_says_which(scene: Scene, refusal: str) -> None:
     permissions, words = REFUSALS[refusal]

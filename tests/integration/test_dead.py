@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pika
 import pytest
@@ -29,6 +30,7 @@ from qctl.ops import dead, enqueue, triage
 from qctl.ops.letters import Which
 from qctl.ops.triage import Act, Order, Triage, chosen
 from qctl.units import parse_rate
+from tests import commands
 from tests.brokers import LOOPBACK, Vhost
 from tests.faults.proxy import Proxy, Way
 from tests.fleet import wait_until
@@ -152,15 +154,8 @@ def command(inventory: Inventory, *arguments: str) -> list[str]:
 
 def run(inventory: Inventory, *arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
     """`qctl ARGUMENTS` to its end, without a terminal."""
-    done: subprocess.CompletedProcess[str] = subprocess.run(
-        command(inventory, *arguments),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=RUN_TIMEOUT_S,
-        check=False,
-        **more,  # type: ignore[call-overload]
-    )
+    where: dict[str, Any] = {"env": os.environ, "cwd": inventory.path.parent, **more}
+    done = commands.run(["-i", inventory.path, *arguments], text=True, timeout=RUN_TIMEOUT_S, **where)
     assert "Traceback" not in done.stderr
     return done
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests import commands
 from tests.brokers import Vhost
 from tests.wire import depth, stranger, take_all
 
@@ -51,14 +52,12 @@ class Shop:
 
     def run(self, *args: str, stdin: bytes | None = None, **environment: str) -> subprocess.CompletedProcess[bytes]:
         """`qctl enqueue ARGS` to its end."""
-        return subprocess.run(
-            self.command(*args),
+        return commands.run(
+            ["enqueue", *args],
             cwd=self.directory,
             env={**self.environment, **environment},
-            input=b"" if stdin is None else stdin,
-            capture_output=True,
+            input=stdin,
             timeout=RUN_TIMEOUT_S,
-            check=False,
         )
 
     def command(self, *args: str) -> list[str]:

@@ -41,16 +41,7 @@ def fleet(local_vhost: Vhost, tmp_path: Path) -> Iterator[Fleet]:
 
 def ask(fleet: Fleet, *arguments: str, code: int = 0) -> Any:
     """A command's JSON document."""
-    done = subprocess.run(
-        [*fleet.command, *arguments, "-o", "json"],
-        env=fleet.environment,
-        cwd=fleet.directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = fleet.qctl(*arguments, "-o", "json", text=True)
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,15 +34,7 @@ def fleet(vhost: Vhost, tmp_path: Path) -> Iterator[Fleet]:
 
 def qctl(fleet: Fleet, *arguments: str) -> dict[str, Any]:
     """A command with `-o json`; its document."""
-    done = subprocess.run(
-        [*fleet.command, *arguments, "-o", "json"],
-        env=fleet.environment,
-        cwd=fleet.directory,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = fleet.qctl(*arguments, "-o", "json", text=True)
     assert done.stdout, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == document["exit_code"]

@@ -15,7 +15,8 @@ from qctl.broker.message import Outgoing, Properties
 from qctl.broker.publisher import Published, Publisher
 from qctl.broker.session import Connection
 from qctl.control import telemetry, telemetry_log
-from qctl.control.reading import ConsumerReading, Goodbye, HostReading, Reading, Tag, host_quotas
+from qctl.control.host_quotas import host_quotas
+from qctl.control.reading import ConsumerReading, Goodbye, HostReading, Reading, Tag
 from qctl.control.telemetry import listen
 from qctl.control.telemetry_log import last_minutes
 from qctl.errors import BrokerRefused

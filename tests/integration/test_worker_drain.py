@@ -139,17 +139,17 @@ def test_given_a_signal_then_what_runs_is_finished_once_and_what_has_not_started
 
 def test_race_of_a_drain_and_tasks_that_just_start_runs_nothing_twice(local_vhost: Vhost, tmp_path: Path) -> None:
     # Given more short tasks, plain and async, than a worker does before it is told to end
-    kinds, each = ("plain", "coroutine"), 4_000
+    kinds, each, drains = ("plain", "coroutine"), 2_000, 3
     consumers = {kind: {"handler": {"python": f"handlers:{kind}"}, "quota": {}} for kind in kinds}
     with Fleet(local_vhost, tmp_path, HANDLERS, consumers=consumers, hosts={"web-1": None}) as fleet:
         for kind in kinds:
             fleet.enqueue(kind, range(each))
 
         # When it is, again and again
-        for _ in range(6):
+        for _ in range(drains):
             before = len(fleet.history("ran"))
             worker = start_consuming(fleet, "web-1", *kinds)
-            await_history(fleet, "ran", before + each // 6)
+            await_history(fleet, "ran", before + each // drains)
             assert worker.stop() == 0
 
         # Then each task has run once
@@ -206,11 +206,13 @@ def test_given_an_idle_worker_then_a_signal_ends_it_at_once(site: Site) -> None:
     assert group_members(worker.process.pid) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "delays_s"), [(signal.SIGTERM, (0.4, 0.7)), (signal.SIGINT, (0.3, 0.45, 0.6, 0.75, 0.9))]
+)
 def test_race_of_a_signal_and_a_start_ends_without_a_traceback_at_any_moment(
-    site: Site, number: signal.Signals
+    site: Site, number: signal.Signals, delays_s: tuple[float, ...]
 ) -> None:
-    for delay_s in (0.3, 0.45, 0.6, 0.75, 0.9):
+    for delay_s in delays_s:
         worker = site.fleet.start("web-1", "--processes", "2", ready=False)
         with pytest.raises(TimeoutError):
             _wait(worker, delay_s)

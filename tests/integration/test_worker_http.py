@@ -233,7 +233,8 @@ def test_given_a_429_or_the_like_then_the_task_is_deferred_and_no_attempt_is_use
         deferred = site.wire.take("qctl.retry.15m")
         assert deferred.headers["qctl-deferrals"] == 1
         assert deferred.headers["qctl-attempt"] == 2
-        assert "429" in deferred.headers["qctl-error"]
+        said = "answered 403" if name == "forbidden" else "answered 429"
+        assert f"{said}, retry after 600 s" in deferred.headers["qctl-error"]
         assert "qctl-delay" in deferred.headers
         assert len(site.upstream.calls(f"/{name}/")) == 1
     else:

@@ -101,7 +101,7 @@ MALFORMED = {
     "cost nothing": (header("qctl-cost", {"api": None}), "cost", "units of api must be a whole number"),
     "cost of nobody": (header("qctl-cost", {"apii": 1}), "cost", "this consumer's are api"),
     "cost of another": (header("qctl-cost", {"mail": 1}), "cost", "this consumer's are api"),
-    "cost over limit": (header("qctl-cost", {"api": LIMIT + 1}), "cost", f"more than its limit {LIMIT}"),
+    "cost over limit": (header("qctl-cost", {"api": LIMIT + 1}), "cost", f"more than the {LIMIT} it can ever pay"),
     "cost of too many": (header("qctl-cost", {f"q{n}": 1 for n in range(40)}), "cost", "must map quotas to units"),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +13,11 @@ from qctl.broker import topology
 from qctl.broker.connect import connect
 from qctl.broker.publisher import Publisher
 from qctl.worker.consumer import LiveConsumer
-from qctl.worker.delivery import Delivery
 from qctl.worker.execute import Executor
 from tests.brokers import Vhost
 from tests.fleet import Fleet, wait_until
 from tests.integration.worker_harness import await_history, start_consuming, wire
+from tests.unit.worker.stand_ins import Slots
 from tests.wire import depth, fill, login, scenario, stranger, until
 
 HANDLERS = """
@@ -105,23 +105,6 @@ def test_after_a_restart_of_the_broker_directed_tasks_are_there_and_both_kinds_a
     assert {line.split()[0] for line in fleet.history("jobs")} == {"web-2"}
 
 
-class Waiting:
-    """In place of the slots: whatever is handed in waits, and is given back when asked for."""
-
-    active = 0
-
-    def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
-
-    def put(self, delivery: Delivery) -> None:
-        self.deliveries.append(delivery)
-
-    def take_back(self, which: Callable[[Delivery], bool] = lambda _: True) -> list[Delivery]:
-        found = [one for one in self.deliveries if which(one)]
-        self.deliveries = [one for one in self.deliveries if not which(one)]
-        return found
-
-
 @scenario
 async def test_thirty_pauses_kill_nothing_of_somebody_elses_queue_with_a_low_limit(vhost: Vhost) -> None:
     # Given a queue that is not ours, buries what came back more than twice, and has ten tasks
@@ -134,7 +117,7 @@ async def test_thirty_pauses_kill_nothing_of_somebody_elses_queue_with_a_low_lim
     consuming = await connect(login(vhost), name="test consume")
     publishing = await connect(login(vhost), name="test publish")
     publisher = await Publisher.open(publishing)
-    waiting = Waiting()
+    waiting = Slots()
     live = LiveConsumer(
         address="web-1/theirs",
         host="web-1",

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -72,9 +73,22 @@ def write_handlers(directory: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def site(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """One worker on each broker."""
-    directory = tmp_path_factory.mktemp("retry")
+def site(local_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One worker."""
+    with building(local_broker, tmp_path_factory.mktemp("retry")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def each_site(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One worker on each broker, for what a broker has a part in."""
+    with building(broker, tmp_path_factory.mktemp("retry")) as found:
+        yield found
+
+
+@contextmanager
+def building(broker: Broker, directory: Path) -> Iterator[Site]:
+    """A worker on a broker."""
     consumers = {
         **inventory("flaky", attempts=5, delays=["1s", "2s"]),
         **inventory("hopeless", attempts=3, delays=["1s"]),
@@ -110,13 +124,13 @@ def test_given_a_handler_that_fails_four_times_then_each_task_runs_five_times_wi
     assert site.wire.look("flaky.dead") is None
 
 
-def test_given_a_handler_that_always_fails_then_the_dead_letter_tells_the_whole_story(site: Site) -> None:
+def test_given_a_handler_that_always_fails_then_the_dead_letter_tells_the_whole_story(each_site: Site) -> None:
     sent_s = time.time()
-    site.wire.task("hopeless", {"user": 17}, message_id="hopeless-1")
+    each_site.wire.task("hopeless", {"user": 17}, message_id="hopeless-1")
 
-    dead = site.wire.take("hopeless.dead")
+    dead = each_site.wire.take("hopeless.dead")
 
-    assert [run["attempt"] for run in site.runs("hopeless-1")] == [1, 2, 3]
+    assert [run["attempt"] for run in each_site.runs("hopeless-1")] == [1, 2, 3]
     assert dead.headers["qctl-attempt"] == 3
     assert dead.headers["qctl-error"] == "LookupError: no such user"
     assert dead.headers["qctl-reason"] == "attempts"
@@ -144,10 +158,10 @@ def test_given_a_retry_that_names_its_delay_then_it_is_rounded_up_to_a_rung(
 
 
 def test_given_properties_of_every_kind_then_a_retry_keeps_what_is_the_producers_and_drops_what_would_do_harm(
-    site: Site,
+    each_site: Site,
 ) -> None:
     # Given a task with everything a producer can say
-    site.wire.channel.queue_declare("spare")
+    each_site.wire.channel.queue_declare("spare")
     headers = {
         "tenant": "acme",
         "qctl-unknown": {"nested": [1, "two", None, True]},
@@ -169,17 +183,17 @@ def test_given_properties_of_every_kind_then_a_retry_keeps_what_is_the_producers
         "type": "refresh",
         "app_id": "shop",
     }
-    site.wire.send(
+    each_site.wire.send(
         "asks",
         b'{"delay": "1h"}',
         properties=pika.BasicProperties(
-            **said, headers=headers, expiration="600000", user_id=site.fleet.vhost.username, delivery_mode=1
+            **said, headers=headers, expiration="600000", user_id=each_site.fleet.vhost.username, delivery_mode=1
         ),
     )
-    site.wire.take("spare")
+    each_site.wire.take("spare")
 
     # When it is retried
-    waiting = site.wire.take("qctl.retry.1h")
+    waiting = each_site.wire.take("qctl.retry.1h")
 
     # Then
     kept = {name: getattr(waiting.properties, name) for name in said}
@@ -198,7 +212,7 @@ def test_given_properties_of_every_kind_then_a_retry_keeps_what_is_the_producers
         "qctl-error": "asked for it",
         "qctl-delay": "1h",
     }
-    assert site.wire.look("spare") is None
+    assert each_site.wire.look("spare") is None
 
 
 def test_given_a_task_without_an_id_then_it_has_the_same_one_in_every_later_run(site: Site) -> None:
@@ -212,15 +226,15 @@ def test_given_a_task_without_an_id_then_it_has_the_same_one_in_every_later_run(
 
 
 def test_given_a_work_queue_deleted_meanwhile_then_its_retries_are_kept_aside_and_delay_nobody(
-    vhost: Vhost, tmp_path: Path
+    local_vhost: Vhost, tmp_path: Path
 ) -> None:
     # Given two hosts whose retries share a rung
     consumers = {**inventory("hopeless", attempts=2, delays=["3s"]), **inventory("asks", attempts=2, delays=["3s"])}
     hosts = {"web-1": {"consumers": {"hopeless": None}}, "web-2": {"consumers": {"asks": None}}}
     strays = {f"stray-{number}" for number in range(40)}
     with (
-        Fleet(vhost, tmp_path, write_handlers(tmp_path), consumers=consumers, hosts=hosts) as fleet,
-        wire(vhost) as connected,
+        Fleet(local_vhost, tmp_path, write_handlers(tmp_path), consumers=consumers, hosts=hosts) as fleet,
+        wire(local_vhost) as connected,
     ):
         workers = [fleet.start(host, ready=False) for host in hosts]
         await_consuming(workers[0], "hopeless")
@@ -247,21 +261,23 @@ def test_given_a_work_queue_deleted_meanwhile_then_its_retries_are_kept_aside_an
 
 
 def test_race_of_a_retry_published_and_a_broker_gone_before_the_ack_loses_nothing(
-    broker: Broker, vhost: Vhost, tmp_path: Path
+    local_broker: Broker, local_vhost: Vhost, tmp_path: Path
 ) -> None:
     # Given a worker whose way to the broker can be made deaf, and tasks that run
     consumers = inventory("waits", attempts=3, delays=["1s"])
     names = {f"task-{number}" for number in range(8)}
-    with Proxy(broker.amqp_port) as way:
+    with Proxy(local_broker.amqp_port) as way:
         way.listen()
-        with Fleet(vhost, tmp_path, write_handlers(tmp_path), consumers=consumers, hosts={"web-1": None}) as fleet:
+        with Fleet(
+            local_vhost, tmp_path, write_handlers(tmp_path), consumers=consumers, hosts={"web-1": None}
+        ) as fleet:
             path = tmp_path / "inventory.yaml"
             document = json.loads(path.read_text())
-            document["broker"]["amqp"] = vhost.amqp_url.replace(f":{broker.amqp_port}/", f":{way.port}/")
+            document["broker"]["amqp"] = local_vhost.amqp_url.replace(f":{local_broker.amqp_port}/", f":{way.port}/")
             path.write_text(json.dumps(document))
             worker = fleet.start("web-1", ready=False)
             await_consuming(worker, "waits")
-            with wire(vhost) as connected:
+            with wire(local_vhost) as connected:
                 for name in names:
                     connected.task("waits", {}, message_id=name)
                 wait_until("first runs", lambda: len(records(fleet, "runs")) == len(names))
@@ -272,14 +288,14 @@ def test_race_of_a_retry_published_and_a_broker_gone_before_the_ack_loses_nothin
                 wait_until("their retries", lambda: connected.depth("qctl.retry.1s") == len(names), timeout_s=5)
             # and the broker goes away and comes back
             try:
-                broker.stop_app()
+                local_broker.stop_app()
             finally:
-                broker.start_app()
+                local_broker.start_app()
             way.release(Way.DOWN)
 
             # Then each task is done, by its retry or by the original that was delivered again
             wait_until("every task done", lambda: set(fleet.history("done")) == names, timeout_s=60)
-            with wire(vhost) as connected:
+            with wire(local_vhost) as connected:
                 wait_until("nothing on its way", lambda: connected.depth("qctl.retry.1s") == 0)
                 assert connected.depth("waits.dead") == 0
                 assert connected.depth("qctl.unroutable") == 0

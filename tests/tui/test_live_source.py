@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -113,7 +112,7 @@ def deaf_to(fleet: Fleet) -> Inventory:
 
 
 def ctl(fleet: Fleet, *arguments: str) -> None:
-    subprocess.run([*fleet.command, *arguments], env=fleet.environment, check=True, capture_output=True, timeout=60)
+    fleet.qctl(*arguments, check=True)
 
 
 def test_a_fleet_is_shown_as_it_is_and_a_host_that_dies_says_so_with_its_age(fleet: Fleet) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from qctl.control.quota_reading import CostReading, ForeignReading
 from qctl.errors import BrokerUnreachable, QctlError, UsageError
 from qctl.ops.events import Happened
 from qctl.ops.status import (
@@ -61,6 +62,9 @@ def shown(at_s: float = BEGAN_S, *, used: int = 10, queues: tuple[str, ...] = ("
         seen=seen,
     )
     quota = QuotaRow("web-1", "api", ("200/m",), ("100/m",), used, 200, 60.0, 3.5, at_s + 1, None, None, order, "x")
+    foreign = ForeignReading(90, 92, used, 60.0, 200, 100, at_s - 9, at_s + 9, lasting=True)
+    costs = (CostReading("timeline", "refresh", "api", 1, 40, 3, 7),)
+    quota = replace(quota, window="fixed", resets_at_s=at_s + 9, foreign=foreign, costs=costs)
     tag = TagRow("qctl/web-1/timeline/0", "web-1", "timeline", "timeline", State.PAUSED, "w", at_s, "ann", None, 1, 2)
     return Snapshot(
         at_s=at_s,

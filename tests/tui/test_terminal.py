@@ -15,7 +15,7 @@ import pytest
 
 from qctl.tui.recording import Recorder, new_file
 from tests.fleet import wait_until
-from tests.integration.test_demo import demo, processes_of
+from tests.integration.test_demo import assert_ended_by, demo, processes_of
 from tests.tui.terminal import PROMPT, SMALL, WIDE, Terminal, alive
 from tests.tui.test_recording import BEGAN_S, HOSTILE, shown
 
@@ -197,9 +197,9 @@ def test_given_the_demo_when_a_consumer_is_paused_and_resumed_with_keys_then_the
         terminal.type("clear")
         terminal.qctl("tui", "--replay", "session", "--once", "events")
         terminal.until("it is over", "pause", "resume", "web-2/timeline")
-        running.send_signal(signal.SIGINT)
-        running.wait(60)
-    assert processes_of(place) == {}
+
+        # When the demo is interrupted, then nothing is left of it
+        assert_ended_by(signal.SIGINT, running, place)
 
 
 def inventory_of(running: subprocess.Popen[str]) -> str:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "qctl"
 #: From the ground up. Imports point down; rooms of one floor do not know each other.
 FLOORS = (
     {"errors"},
-    {"units"},
+    {"units", "visible"},
     {"quota", "inventory"},
     {"broker"},
     {"control"},
@@ -31,6 +31,8 @@ ALLOWED_NEIGHBOURS = {("testing", "worker")}
 HOMES = {
     "pika": {"broker"},
     "requests": {"broker/management.py", "worker/http.py"},
+    "aiohttp": {"worker/http_async.py", "testing/api_async.py"},
+    "http_sf": {"quota/fields.py"},
     "yaml": {"inventory"},
     "pydantic": {"inventory", "tui/recording.py"},
     "textual": {"tui"},
@@ -156,6 +158,8 @@ def test_every_room_says_what_lives_in_it() -> None:
         ("worker/process.py", "from pika.adapters import select_connection"),
         ("broker/session.py", "import requests"),
         ("worker/execute.py", "from requests import Session"),
+        ("worker/task.py", "import aiohttp"),
+        ("quota/upstream.py", "import http_sf"),
         ("ops/status.py", "import yaml"),
         ("demo/scenario.py", "import textual.app"),
         ("ops/status.py", "import click"),
@@ -186,6 +190,7 @@ def test_a_break_of_the_law_is_found(tmp_path: Path, module: str, source: str) -
         ("broker/session.py", "import pika\nfrom qctl.inventory import model"),
         ("broker/management.py", "import requests"),
         ("worker/http.py", "from requests import Session\nfrom qctl.broker import message"),
+        ("worker/http_async.py", "from aiohttp import ClientSession"),
         ("testing/run.py", "from qctl.worker import outcome"),
         ("demo/scenario.py", "import sys\nprint('x', file=sys.stderr)"),
         ("cli/main.py", "import click\nfrom qctl.tui import app\nprint('x')"),

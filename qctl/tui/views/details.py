@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from qctl.broker import topology
-from qctl.ops import why
+from qctl.control.quota_reading import SLIDING
+from qctl.ops import costs, why
+from qctl.ops.spending import window_words
 from qctl.ops.status import ConsumerRow, QuotaRow
 from qctl.ops.when import local
 from qctl.tui import words
@@ -53,6 +55,8 @@ def _gauges(rows: Sequence[QuotaRow], scene: Scene) -> Iterable[Line]:
     digits_width = words.digits(rows)
     for row in rows:
         yield words.gauge(row, name_width=name_width, digits_width=digits_width)
+        if said := words.somebody_else(row, scene):
+            yield Sentence(said, "warn")
         spent = ("   units/s ", "dim"), *words.per_s(row.spend_per_s, estimated=True), ("  ", "")
         points = scene.past.of(Kind.BURN, row.address)
         yield words.Beside((*words.runs_out(row, scene), *spent), Spark(points, top=_top(points)))
@@ -124,6 +128,8 @@ def _quota(scene: Scene, key: str) -> Detail | None:
     lines = [*_gauges([row], scene), EMPTY, _named("limits", one(", ".join(row.rates)))]
     if row.estimated:
         lines.append(one("an estimate, by the broker's own counters: its worker is not heard", "estimate"))
+    if row.window != SLIDING:
+        lines.append(_named("window", one(window_words(row, lambda at_s: words.moment(at_s, scene)))))
     if row.returns_at_s is not None:
         lines.append(_named("units return", one(words.moment(row.returns_at_s, scene))))
     if row.override is not None:
@@ -131,10 +137,24 @@ def _quota(scene: Scene, key: str) -> Detail | None:
         lines.append(_named("the inventory says", one(", ".join(row.inventory_rates) or None)))
     if row.fault:
         lines.append(Sentence(f"the ledger: {row.fault}", "bad"))
+    if row.costs:
+        lines += [EMPTY, one("WHAT TASKS COST", "head"), *(_cost(cost) for cost in costs.judged([row]))]
     spenders = [each for each in scene.consumers.get(row.host, ()) if row.quota in each.costs]
     if spenders:
         lines += [EMPTY, one("SPENT BY", "head"), *_consumers(spenders, scene)]
     return Detail(quotas.name(row), tuple(lines))
+
+
+def _cost(cost: costs.Judged) -> Line:
+    """`timeline refresh: declared 1; half of 180 tasks need at most 3, 95 % at most 7; too low: ...; declare 7`."""
+    named = f"{cost.consumer} {cost.type}".rstrip()
+    parts = [
+        f"{named}: declared {cost.declared}",
+        f"half of {cost.tasks} tasks need at most {cost.p50}, 95 % at most {cost.p95}",
+        costs.words(cost),
+        f"declare {cost.advised}" if cost.advised is not None else "",
+    ]
+    return Sentence("; ".join(part for part in parts if part), "warn" if cost.wrong else "")
 
 
 def _letters(scene: Scene, key: str) -> Detail | None:
@@ -156,6 +176,10 @@ def _event(scene: Scene, key: str) -> Detail | None:
         return None
     lines: list[Line] = [_named("by", one(row.user or None)), _named("says it is", one(row.claimed_by or None))]
     lines += [_named("to", one(row.target or None)), _named("at", one(row.at or None))]
+    if row.notice:
+        lines.append(one(row.notice, "warn"))
+    if row.since_s is not None:
+        lines.append(_named("since", one(local(row.since_s, zone=scene.zone))))
     if row.rates:
         lines.append(_named("limits", one(", ".join(row.rates))))
     if row.until_s is not None:

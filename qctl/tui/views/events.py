@@ -1,4 +1,4 @@
-"""Events: who commanded what when, and what was ignored of it."""
+"""Events: who commanded what when, what was ignored of it, and what hosts have found out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def listing(scene: Scene) -> Listing[Happened]:
         columns=(
             Column("at", "WHEN", words.MOMENT_WIDTH, flex=2, sort=lambda row: instant(row.at)),
             Column("by", "BY", 8, flex=1, sort=lambda row: row.user or None),
-            Column("verb", "DID", 11, sort=lambda row: row.verb or None),
+            Column("verb", "DID", 11, sort=lambda row: row.verb or row.notice or None),
             Column("target", "TO", target_width, flex=1, sort=lambda row: words.natural(row.target)),
             Column("why", "WHY", 14, flex=2, rank=1),
             Column("as", "SAYS IT IS", 20, rank=2, sort=lambda row: row.claimed_by),
@@ -43,7 +43,9 @@ def listing(scene: Scene) -> Listing[Happened]:
         ),
         key=lambda row: str(row.offset),
         cells=cells,
-        text=lambda row: f"{row.user} {row.verb} {row.target} {row.reason or ''} {row.claimed_by or ''} {row.ignored}",
+        text=lambda row: (
+            f"{row.user} {row.verb} {row.notice} {row.target} {row.reason or ''} {row.claimed_by or ''} {row.ignored}"
+        ),
         order=lambda row: -row.offset,
         empty="Nobody has commanded anything yet.",
     )
@@ -51,6 +53,8 @@ def listing(scene: Scene) -> Listing[Happened]:
 
 def title(row: Happened) -> Cell:
     """What was commanded."""
+    if row.notice:
+        return one("notice", "warn")
     return one(row.verb or "?", "warn" if row.ignored else _STYLES.get(row.verb, ""))
 
 
@@ -59,6 +63,9 @@ def reason(row: Happened, scene: Scene) -> Cell:
     said: list[tuple[str, str]] = []
     if row.ignored:
         said.append((f"ignored: {row.ignored}  ", "warn"))
+    if row.notice:
+        since = f" since {words.moment(row.since_s, scene)}" if row.since_s is not None else ""
+        said.append((f"{row.notice}{since}  ", ""))
     if row.rates:
         said.append((f"{', '.join(row.rates)}  ", ""))
     if row.until_s is not None:

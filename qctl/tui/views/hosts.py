@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from qctl.ops.spending import SOMEBODY_ELSE
 from qctl.ops.status import ConsumerRow, HostRow, QuotaRow, State, in_words
 from qctl.tui import words
 from qctl.tui.cells import EMPTY, UNKNOWN, Cell, Column, one
@@ -50,7 +53,7 @@ def listing(scene: Scene) -> Listing[HostRow]:
             _running(mine),
             words.count(len(mine)),
             words.age(row.seen, scene),
-            one(cause(row, mine), "dim"),
+            _why(one(cause(row, mine), "dim"), others(quotas.get(row.host, ()))),
             one(row.machine),
             words.share(row.heard, row.processes),
         )
@@ -158,6 +161,16 @@ def cause(row: HostRow, mine: list[ConsumerRow]) -> str:
     elif row.why not in in_words(row.state, row.why):
         said.append(row.why)
     return "; ".join(said)
+
+
+def others(rows: Sequence[QuotaRow]) -> Cell:
+    """Which quotas of a host somebody else spends too, and how much of them."""
+    said = [f"{row.quota}: {row.foreign_units} by {SOMEBODY_ELSE}" for row in rows if words.others(row)]
+    return one("; ".join(said), "warn")
+
+
+def _why(cause: Cell, others: Cell) -> Cell:
+    return (*cause, ("; ", "dim"), *others) if cause and others else (*cause, *others)
 
 
 def _names(names: list[str]) -> str:

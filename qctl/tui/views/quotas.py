@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from qctl.control.quota_reading import SLIDING
+from qctl.ops.spending import SOMEBODY_ELSE, window_words
 from qctl.ops.status import QuotaRow
 from qctl.tui import words
 from qctl.tui.bars import Spark
@@ -19,6 +21,9 @@ def listing(scene: Scene) -> Listing[QuotaRow]:
     digits_width = words.digits(rows)
     rates_width = words.widest((", ".join(row.rates) for row in rows), least=5, most=20)
 
+    windows = any(row.window != SLIDING for row in rows)
+    others = any(words.others(row) for row in rows)
+
     def cells(row: QuotaRow) -> tuple[Cell | Drawing, ...]:
         return (
             name(row),
@@ -28,6 +33,8 @@ def listing(scene: Scene) -> Listing[QuotaRow]:
             Spark(scene.past.of(Kind.BURN, row.address)),
             one(", ".join(row.rates), "paused" if row.override else ""),
             words.age(row.seen, scene),
+            *((one(window_words(row, lambda at_s: words.moment(at_s, scene)), "dim"),) if windows else ()),
+            *((one(words.others_in_short(row, scene), "warn"),) if others else ()),
             override(row, scene),
             one(", ".join(row.inventory_rates), "dim"),
         )
@@ -46,12 +53,14 @@ def listing(scene: Scene) -> Listing[QuotaRow]:
             Column("burn", "BURN", 12, flex=1, rank=4),
             Column("limit", "LIMIT", rates_width, rank=2, sort=_per_s),
             words.age_column(),
+            *((Column("window", "WINDOW", 16, flex=1, rank=5),) if windows else ()),
+            *((Column("others", SOMEBODY_ELSE.upper(), 20, flex=3, rank=1),) if others else ()),
             Column("override", "SET BY", 18, flex=2, rank=3, sort=lambda row: row.override and row.override.by),
             Column("inventory", "INVENTORY", rates_width, wide=True, rank=20),
         ),
         key=lambda row: row.address,
         cells=cells,
-        text=lambda row: f"{row.address} {' '.join(row.rates)}",
+        text=lambda row: f"{row.address} {' '.join(row.rates)} {row.window} {SOMEBODY_ELSE * bool(words.others(row))}",
         order=order,
         empty="No quota is known: the inventory has none that a consumer spends.",
     )

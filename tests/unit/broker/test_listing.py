@@ -91,3 +91,24 @@ def test_a_subscription_names_its_channel() -> None:
 def test_a_list_without_end_is_an_error() -> None:
     with pytest.raises(ManagementError, match="more than 20000"):
         listing.objects([{}] * (listing.MAX_LISTED + 1))
+
+
+def of_publishing(*totals: int, every_ms: int = 5_000) -> dict[str, object]:
+    """A queue into which so many had come at the end of each five seconds, the newest first, as the broker tells it."""
+    samples = [{"sample": total, "timestamp": number * every_ms} for number, total in enumerate(totals)]
+    return {"name": "timeline", "message_stats": {"publish_details": {"rate": 0.0, "samples": samples[::-1]}}}
+
+
+@pytest.mark.parametrize(
+    ("totals", "lasting"),
+    [
+        ((0, 50, 100, 150, 200), 10.0),  # a stream
+        ((0, 50, 250, 300, 350), 10.0),  # ... with a bulk in it
+        ((0, 0, 2_000, 2_000, 2_000), 0.0),  # a bulk alone
+        ((2_000, 2_000, 2_000, 0, 0), 0.0),  # counted anew
+        ((0, 50, 100), None),  # too short a while
+        ((), None),
+    ],
+)
+def test_what_comes_in_all_the_time_is_told_from_a_bulk(totals: tuple[int, ...], lasting: float | None) -> None:
+    assert listing.queue(of_publishing(*totals)).lasting_in_per_s == lasting

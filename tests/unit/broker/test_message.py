@@ -173,6 +173,9 @@ class TestParse:
             {"api": Decimal(1)},
             {"api": None},
             {"api": {"units": 1}},
+            {"api": [1]},
+            {"api": 2**70},
+            [{"api": 1}],
             {f"quota-{number}": 1 for number in range(MAX_COST_ENTRIES + 1)},
         ],
     )

@@ -1,4 +1,4 @@
-"""Real processes: `qctl` as a shell runs it."""
+"""Real processes: `qctl` with its exit code and all that it says."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import commands
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -49,15 +51,7 @@ def run(work: Path, environ: dict[str, str]) -> Run:
     """Run `qctl` to its end."""
 
     def run(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*QCTL, *arguments],
-            cwd=work,
-            env={**environ, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            **options,
-        )
+        return commands.run(arguments, cwd=work, env={**environ, **(env or {})}, text=True, **options)
 
     return run
 

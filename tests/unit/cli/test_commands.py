@@ -391,7 +391,7 @@ def test_the_help_imports_no_command(environ: dict[str, str], work: Path) -> Non
     modules = modules_after(environ, work, "--help")
     assert {name for name in modules if name.startswith("qctl.")} == {
         "qctl.cli", "qctl.cli.main", "qctl.cli.options", "qctl.cli.render",
-        "qctl.errors", "qctl.inventory", "qctl.inventory.nearest", "qctl.units",
+        "qctl.errors", "qctl.inventory", "qctl.inventory.nearest", "qctl.units", "qctl.visible",
     }  # fmt: skip
     assert not modules & set(HEAVY)
 

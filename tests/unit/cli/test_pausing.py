@@ -53,7 +53,7 @@ UNREACHABLE = 4
 def test_bad_input_ends_with_2_and_the_next_step(
     run: Run, inventory: Path, arguments: list[str], message: str, hint: str
 ) -> None:
-    done = run("pause", *arguments, stdin=subprocess.DEVNULL)
+    done = run("pause", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert hint in done.stderr
@@ -85,13 +85,13 @@ def test_a_resume_has_the_same_targets_and_no_end(run: Run, inventory: Path) -> 
 
 
 def test_a_single_consumer_is_not_asked_about(run: Run, inventory: Path) -> None:
-    done = run("pause", "web-1/mails", stdin=subprocess.DEVNULL)
+    done = run("pause", "web-1/mails")
     assert done.returncode == UNREACHABLE
     assert "the private broker is not running" in done.stderr
 
 
 def test_yes_answers(run: Run, inventory: Path) -> None:
-    assert run("pause", "web-1", "--yes", stdin=subprocess.DEVNULL).returncode == UNREACHABLE
+    assert run("pause", "web-1", "--yes").returncode == UNREACHABLE
 
 
 def test_a_dry_run_shows_what_it_concerns_and_contacts_nobody(run: Run, inventory: Path) -> None:

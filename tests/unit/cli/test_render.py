@@ -126,6 +126,7 @@ def test_an_empty_table_has_its_titles(capsys: pytest.CaptureFixture[str]) -> No
         ("\x9b31m\x7f", "\\x9b31m\\x7f"),
         ("evil\u202egpj.exe\u2066\u200b\ufeff", "evil\\u202egpj.exe\\u2066\\u200b\\ufeff"),
         ("\u2028\u2029", "\\u2028\\u2029"),
+        ("not\u00a0a\u3000blank", "not\\xa0a\\u3000blank"),
         ("\ud800", "\\ud800"),
         ("\U000e0041", "\\U000e0041"),
         (17, "17"),

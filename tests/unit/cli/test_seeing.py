@@ -12,7 +12,10 @@ import pytest
 
 from qctl.cli.events import row
 from qctl.cli.options import Output, Settings
-from qctl.cli.status import MAX_NAME_CHARS, queue_columns, show, table
+from qctl.cli.quota import show_costs
+from qctl.cli.status import MAX_NAME_CHARS, queue_columns, quota_columns, say_of_costs, show, table
+from qctl.control.quota_reading import CostReading, ForeignReading
+from qctl.inventory.load import load
 from qctl.ops.events import Happened
 from qctl.ops.status import (
     ConsumerRow,
@@ -140,7 +143,7 @@ def test_an_event_is_one_line_that_says_whether_it_is_ignored() -> None:
 def test_what_is_wrong_with_the_words_is_said_before_a_broker_is_contacted(
     run: Run, inventory: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    done = run(*arguments, stdin=-3)  # no terminal
+    done = run(*arguments)
 
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
@@ -161,3 +164,77 @@ def test_without_a_broker_they_end_with_4(run: Run, inventory: Path, command: tu
 
     assert (done.returncode, done.stdout) == (4, "")
     assert "qctl broker up" in done.stderr
+
+
+# Quotas
+
+
+OTHERS = ForeignReading(12, 12, 60, 3600.0, 100, 28, since_s=NOW_S - 60, lasting=True)
+COSTS = (
+    CostReading("timeline", "refresh", "twitter", 1, 5_120, 3, 7),
+    CostReading("timeline", "", "twitter", 1, 40, 1, 1),
+)
+
+
+def quota_table(capsys: pytest.CaptureFixture[str], *rows: QuotaRow) -> list[str]:
+    table(Settings(), quota_columns(NOW_S, rows), rows)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_windows_and_spending_of_others_have_columns_when_there_is_any(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = QuotaRow("web-1", "twitter", ("100/h",), (), 60, 100, 3600.0, seen=SEEN)
+
+    (title, _) = quota_table(capsys, plain)
+    assert ("WINDOW" in title, "SOMEONE ELSE" in title) == (False, False)
+
+    shared = replace(plain, host="web-2", window="paced", burst_units=4, foreign=OTHERS)
+    title, first, second = quota_table(capsys, plain, shared)
+    assert first[title.index("WINDOW") :].split() == ["sliding", "-", "-"]
+    assert "paced, 0.0278/s, burst 4" in second
+    assert second.index("12 since ") < second.index("; API 72/100, here 60")
+
+
+def test_costs_that_are_declared_wrong_are_shown_with_the_line_to_write(
+    capsys: pytest.CaptureFixture[str], inventory: Path
+) -> None:
+    rows = tuple(QuotaRow(host, "twitter", ("100/h",), costs=COSTS) for host in ("web-1", "web-2"))
+
+    show_costs(Settings(), load(inventory), replace(FLEET, quotas=rows))
+
+    blank, title, right, low = capsys.readouterr().out.splitlines()
+    assert (blank, title.split()[:2]) == ("", ["TASKS", "OF"])
+    assert right.split() == ["timeline", "-", "twitter", "1", "1", "1", "80", "right", "-"]
+    assert low.split()[:7] == ["timeline", "refresh", "twitter", "1", "3", "7", "10240"]
+    assert low.endswith("too low: tasks need more than is reserved for them  quota: {twitter: 7}")
+
+
+def test_status_only_says_that_costs_are_declared_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    right = QuotaRow("web-1", "twitter", ("100/h",), costs=COSTS[1:])
+    wrong = [replace(right, costs=(replace(COSTS[0], consumer=f"c{number}"),)) for number in range(5)]
+
+    say_of_costs(Settings(), replace(FLEET, quotas=(right,)))
+    assert capsys.readouterr().err == ""
+
+    say_of_costs(Settings(), replace(FLEET, quotas=(right, *wrong)))
+    remark = "qctl: tasks of c0, c1, c2 and 2 more do not cost what the inventory declares; see `qctl quota ls`\n"
+    assert capsys.readouterr().err == remark
+
+
+def test_where_nothing_was_learnt_there_is_no_table_of_costs(
+    capsys: pytest.CaptureFixture[str], inventory: Path
+) -> None:
+    show_costs(Settings(), load(inventory), FLEET)
+
+    assert capsys.readouterr().out == ""
+
+
+def test_a_notice_is_a_line_among_the_events() -> None:
+    event = Happened(
+        3, "a1", "worker", target="web-1/mail", reason="numbers", notice="foreign spending ends", since_s=NOW_S
+    )
+
+    line = row(event)
+
+    assert line.split()[:4] == ["-", "worker", "notice", "web-1/mail"]
+    assert "foreign spending ends; since 2026-11-2" in line
+    assert line.endswith("numbers")

@@ -54,7 +54,7 @@ class TestOnce:
             ("hosts", "web-2"),
             ("queues", "[bold]x[/]"),
             ("consumers", "web-1/timeline/0"),
-            ("quotas", "10/200"),
+            ("quotas", "10+90/200"),
             ("dead", "timeline.dead"),
             ("events", "oncall"),
         ],

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qctl.control.desired import Desired, fold
 from qctl.control.event import (
     MAX_EVENT_BYTES,
     MAX_RATES,
     Command,
     Hello,
+    Notice,
     NotUnderstood,
     Record,
     Verb,
@@ -218,3 +221,50 @@ def test_whatever_stands_in_a_field_of_a_command_costs_no_more_than_a_refusal(ke
         return
     assert isinstance(found, Command)
     assert read(commanded(found)) == found
+
+
+# Notices
+
+
+NOTICE = Notice(ID, AT, "web-1", "mail", True, 212, 260, 600, 1_000, 1_000, 188, AT, user="tasks")
+
+
+def noticed(**fields: Any) -> Record:
+    body = json.dumps({**json.loads(NOTICE.body()), **fields}).encode()
+    return Record(7, "qctl.hello", ID, "tasks", body)
+
+
+@pytest.mark.parametrize("fields", [{}, {"limit": None}, {"remaining": None}, {"since": None}])
+def test_a_notice_is_read_as_it_was_written(fields: dict[str, Any]) -> None:
+    assert read(noticed(**fields)) == replace(NOTICE, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"notice": "the sky falls"},
+        {"notice": ["foreign spending begins"]},
+        {"notice": None},
+        {"id": "b" * 32},
+        {"at": "yesterday"},
+        {"since": 12},
+        {"host": ""},
+        {"quota": "a\x1b[2J"},
+        {"units": -1},
+        {"units": 1 << 60},
+        {"ours": 1.5},
+        {"most": True},
+        {"limit": "1000"},
+        {"remaining": -1},
+        {"limit_units": None},
+    ],
+)
+def test_a_notice_that_cannot_be_is_none(fields: dict[str, Any]) -> None:
+    with pytest.raises(NotUnderstood):
+        read(noticed(**fields))
+
+
+def test_a_notice_changes_nothing_of_what_holds() -> None:
+    before = fold(Desired(), [HELLO, PAUSE])
+
+    assert fold(before, [NOTICE]) == before

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from qctl.broker.session import Channel, ChannelLost
 from qctl.control import telemetry
 from qctl.control.event import NotUnderstood
+from qctl.control.host_quotas import host_costs, host_quotas
+from qctl.control.quota_reading import CostReading, ForeignReading, LimitReading, OverrideReading, QuotaReading
 from qctl.control.reading import (
     MAX_READING_BYTES,
     ConsumerReading,
@@ -26,13 +28,9 @@ from qctl.control.reading import (
     Goodbye,
     Hold,
     HostReading,
-    LimitReading,
     Mark,
-    OverrideReading,
-    QuotaReading,
     Reading,
     Tag,
-    host_quotas,
 )
 from qctl.control.reading_parse import MAX_ENTRY_BYTES, MAX_ITEMS, from_json, parse, parse_entry
 from qctl.control.telemetry import MAX_REASONS, Hearing, Listener
@@ -75,6 +73,18 @@ overrides = st.builds(
     until_s=st.none() | instants,
     at_s=st.none() | instants,
 )
+foreigns = st.builds(
+    lambda units, more, **rest: ForeignReading(units, units + more, **rest),
+    some,
+    some,
+    ours=some,
+    period_s=seconds,
+    limit=st.none() | some,
+    remaining=st.none() | some,
+    since_s=st.none() | instants,
+    until_s=st.none() | instants,
+    lasting=st.booleans(),
+)
 quotas = st.builds(
     QuotaReading,
     name=names,
@@ -85,9 +95,13 @@ quotas = st.builds(
     leased=some,
     returns_at_s=st.none() | instants,
     blocked_until_s=st.none() | instants,
-    limits=st.lists(st.builds(LimitReading, some, seconds, some), max_size=2).map(tuple),
+    limits=st.lists(st.builds(LimitReading, some, seconds, some, st.none() | instants), max_size=2).map(tuple),
     override=st.none() | overrides,
+    window=st.sampled_from(["sliding", "fixed", "paced"]),
+    burst=some,
+    foreign=st.none() | foreigns,
 )
+costs = st.builds(CostReading, names, words, names, some, some, some, some)
 readings = st.builds(
     Reading,
     at_s=instants,
@@ -99,6 +113,7 @@ readings = st.builds(
     heartbeat_s=seconds,
     consumers=st.lists(consumers, max_size=3).map(tuple),
     quotas=st.lists(quotas, max_size=3).map(tuple),
+    costs=st.lists(costs, max_size=3).map(tuple),
     ledger_id=words,
     ledger_fault=st.none() | words,
     omitted=some,
@@ -162,7 +177,18 @@ FULL = replace(
             "timeline", "timeline", "held", holds=(Hold("quota", "quota twitter"),), tags=(Tag("t", "q", "held"),)
         ),
     ),
-    quotas=(QuotaReading("twitter", 5, 9, 1.0, limits=(LimitReading(9, 1.0, 5),), override=OverrideReading(("9/s",))),),
+    quotas=(
+        QuotaReading(
+            "twitter",
+            5,
+            9,
+            1.0,
+            limits=(LimitReading(9, 1.0, 5),),
+            override=OverrideReading(("9/s",)),
+            foreign=ForeignReading(1, 2, 5, 1.0, 9, 3, 1_800_000_000.0, 1_800_000_001.0, lasting=True),
+        ),
+    ),
+    costs=(CostReading("timeline", "refresh", "twitter", 1, 20, 3, 7),),
 )
 PLACES = list(_places(FULL.to_json()))
 
@@ -181,8 +207,8 @@ def test_one_wrong_value_anywhere_is_refused_or_of_the_right_kind(place: tuple[A
         found = parse(json.dumps(document).encode())
     except NotUnderstood as why:
         assert str(why)
-    else:
-        assert parse(found.body()) == found
+    else:  # numbers are rounded as they are written
+        assert parse(found.body()).body() == found.body()
 
 
 @given(st.binary(max_size=200))
@@ -247,6 +273,36 @@ def test_a_field_of_another_type_or_beyond_its_bounds_is_refused(field: str, val
         parse(json.dumps({**PLAIN.to_json(), field: value}).encode())
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        [],
+        "212",
+        {"units": 3, "most": 2, "ours": 0, "period_s": 1.0},
+        {"units": -1, "ours": 0, "period_s": 1.0},
+        {"units": 1 << 60, "ours": 0, "period_s": 1.0},
+        {"units": 1, "ours": 0, "period_s": 1.0, "since": "yesterday"},
+        {"units": 1, "ours": 0, "period_s": 1.0, "limit": 1.5},
+    ],
+)
+def test_spending_of_others_that_cannot_be_is_refused(foreign: object) -> None:
+    document = PLAIN.to_json()
+    document["quotas"][0]["foreign"] = foreign
+
+    with pytest.raises(NotUnderstood):
+        parse(json.dumps(document).encode())
+
+
+def test_a_worker_that_says_nothing_of_windows_costs_and_others_is_understood() -> None:
+    document = FULL.to_json()
+    del document["costs"], document["quotas"][0]["window"], document["quotas"][0]["burst"]
+    del document["quotas"][0]["foreign"], document["quotas"][0]["limits"][0]["resets_at"]
+
+    found = parse(json.dumps(document).encode())
+
+    assert found == replace(FULL, costs=(), quotas=(replace(FULL.quotas[0], foreign=None),))
+
+
 def test_fields_that_are_not_known_are_passed_over() -> None:
     document = PLAIN.to_json()
     document["consumers"][0]["colour"] = document["quotas"][0]["colour"] = document["colour"] = {"blue": [1]}
@@ -292,6 +348,14 @@ def test_a_reading_that_is_too_large_leaves_out_consumers_that_consume(count: in
     assert [one.state for one in found.consumers[:3]] == ["paused", "held", "down"]
     assert len(found.body()) > MAX_READING_BYTES // 2
     assert parse(found.body()) == found
+
+
+def test_what_tasks_cost_is_left_out_before_any_consumer_is() -> None:
+    reading = replace(_with_consumers(["consuming"] * 50), costs=FULL.costs * 1_000)
+
+    found = reading.fitting()
+
+    assert (found.costs, found.consumers, found.omitted) == ((), reading.consumers, 0)
 
 
 def test_a_reading_of_too_many_quotas_fits_all_the_same() -> None:
@@ -340,6 +404,34 @@ def test_what_is_over_a_lowered_limit_is_told_apart() -> None:
 
     assert (found.used, found.limit, found.over, found.leased) == (10, 10, 24, 6)
     assert found.dry
+
+
+@pytest.mark.parametrize(
+    ("used", "foreign", "dry"),
+    [
+        (60, None, False),
+        (60, ForeignReading(39, 45, 60, 60.0), False),
+        (60, ForeignReading(40, 45, 60, 60.0), True),
+        (60, ForeignReading(90, 90, 60, 3600.0), False),  # of another limit
+    ],
+)
+def test_what_others_have_spent_for_certain_is_gone_too(used: int, foreign: ForeignReading | None, dry: bool) -> None:
+    assert QuotaReading("twitter", used, 100, 60.0, foreign=foreign).dry is dry
+
+
+def test_costs_of_several_processes_are_taken_together() -> None:
+    # given three that see a type, the second of them most of it, and one that was gone before
+    seen = [
+        CostReading("timeline", "", "twitter", 1, tasks, p50, p95)
+        for tasks, p50, p95 in [(5, 9, 9), (20, 3, 7), (5, 1, 8)]
+    ]
+    others = CostReading("mail", "", "twitter", 1, 1, 1, 1)
+    processes = [replace(PLAIN, index=index, costs=(cost,)) for index, cost in enumerate(seen)]
+    gone = replace(PLAIN, index=9, at_s=PLAIN.at_s - 60, costs=(replace(others, tasks=900),))
+
+    found = host_costs([*processes, gone, replace(PLAIN, index=3, costs=(others,))])
+
+    assert set(found) == {CostReading("timeline", "", "twitter", 1, 30, 3, 9), others}
 
 
 # Listening

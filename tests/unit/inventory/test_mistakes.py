@@ -336,7 +336,16 @@ CASES: dict[str, tuple[str, list[tuple[str, ...]]]] = {
             consumers=f"timeline: {{handler: {{exec: [cat]}}, quota: {{twitter: {MARK}3}}}}",
             groups="{}",
         ),
-        [("consumers.timeline.quota.twitter: ", "burst 2 of quota twitter")],
+        [("consumers.timeline.quota.twitter: ", "burst 2 of quota twitter (write `burst: 3` or more) on host web-1")],
+    ),
+    "cost above the burst on a host": (
+        text(
+            quotas="twitter: {limit: 300/m, window: paced, burst: 3}",
+            consumers=f"timeline: {{handler: {{exec: [cat]}}, quota: {{twitter: {MARK}3}}}}",
+            groups="{}",
+            hosts="web-1:\nweb-2: {quotas: {twitter: {limit: 300/m, window: paced}}}",
+        ),
+        [("consumers.timeline.quota.twitter: ", "burst 1 of quota twitter (write `burst: 3` or more) on host web-2")],
     ),
     "two quotas without urls": (
         text(consumers=f"timeline: {{handler: {{exec: [cat]}}, quota: {MARK}{{twitter: 1, mail: 1}}}}"),

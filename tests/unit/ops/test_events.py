@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from qctl.control.event import Command, Hello, Record, Verb
+from qctl.control.event import Command, Hello, Notice, Record, Verb
 from qctl.control.history import Entry
 from qctl.control.target import Target
 from qctl.ops.events import happened
@@ -15,7 +15,7 @@ from qctl.ops.when import clock, instant, iso, local, span
 NOON_S = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
 
 
-def entry(command: Command | Hello | None, refused: str = "", user: str = "oncall") -> Entry:
+def entry(command: Command | Hello | Notice | None, refused: str = "", user: str = "oncall") -> Entry:
     """An entry at offset 7."""
     return Entry(Record(7, "qctl.control", "a" * 32, user, b"{}"), command, refused)
 
@@ -82,3 +82,28 @@ def test_instants_of_no_calendar_do_no_harm() -> None:
 )
 def test_a_length_of_time_at_a_glance(seconds: float, words: str) -> None:
     assert span(seconds) == words
+
+
+def test_what_a_host_found_out_is_an_event_with_its_numbers() -> None:
+    notice = Notice(
+        "c" * 32,
+        "2026-11-22T12:00:00.000Z",
+        "web-1",
+        "mail",
+        begins=True,
+        units=212,
+        most=212,
+        ours=600,
+        limit_units=1_000,
+        limit=1_000,
+        remaining=188,
+        since="2026-11-22T11:58:00.000Z",
+    )
+
+    found = happened(entry(notice, user="worker"))
+
+    assert found is not None
+    item = found.item()
+    assert (item["by"], item["verb"], item["target"], item["ignored"]) == ("worker", None, "web-1/mail", None)
+    assert (item["notice"], item["since"]) == ("foreign spending begins", "2026-11-22T11:58:00.000Z")
+    assert item["reason"] == "the API counts 812 of 1000 used; this host spent 600; 212 by someone else"

@@ -11,15 +11,13 @@ import pytest
 
 from qctl.control.desired import Desired, Override, Pause
 from qctl.control.host_answer import HostAnswer, ProcessLook, ProcessState
+from qctl.control.quota_reading import CostReading, ForeignReading, LimitReading, OverrideReading, QuotaReading
 from qctl.control.reading import (
     ConsumerReading,
     Counts,
     Goodbye,
     Hold,
     HostReading,
-    LimitReading,
-    OverrideReading,
-    QuotaReading,
     Reading,
     Tag,
 )
@@ -28,7 +26,9 @@ from qctl.inventory.load import load
 from qctl.inventory.model import Inventory
 from qctl.ops.found import Depth, Flow, Found, Heard, Silence
 from qctl.ops.picture import picture
-from qctl.ops.status import Source, State, document
+from qctl.ops.status import Source, State
+from qctl.ops.status_json import document
+from qctl.ops.when import iso
 
 NOW_S = 1_795_354_200.0
 GONE = {"web-1": Silence.ABSENT, "web-2": Silence.ABSENT}
@@ -443,3 +443,99 @@ def test_a_state_of_a_later_version_is_unknown(inventory: Inventory) -> None:
     row = picture(live(reading(consumer(state="meditating"))), inventory).consumers[0]
 
     assert row.state is State.UNKNOWN
+
+
+OTHERS = ForeignReading(212, 260, 600, 3600.0, 1_000, 188, since_s=NOW_S - 60, until_s=NOW_S + 600, lasting=True)
+
+
+def test_what_somebody_else_spends_is_gone_as_well(inventory: Inventory) -> None:
+    # given 788 of ours used, and 212 of others, of 1000
+    said = quota(788, 1_000, foreign=OTHERS)
+
+    row = picture(live(reading(consumer(), quotas=(said,))), inventory).quota("web-1", "twitter")
+
+    assert row is not None
+    assert (row.used_units, row.foreign_units, row.dry) == (788, 212, True)
+    assert row.exhausted_at_s is None
+
+
+def test_a_quota_that_somebody_else_spends_too_is_used_up_sooner(inventory: Inventory) -> None:
+    # given two consumers with 10 tasks a second that cost 2 each, and 20000 an hour, of which others have 15000
+    others = replace(OTHERS, units=15_000, most=15_000)
+    said = quota(3_000, foreign=others)
+
+    row = picture(live(reading(consumer(), consumer("mail"), quotas=(said,))), inventory).quota("web-1", "twitter")
+
+    assert row is not None
+    assert row.exhausted_at_s == NOW_S + 2_000 / 40
+
+
+def test_spending_of_others_is_over_at_its_end_whoever_still_tells_of_it(inventory: Inventory) -> None:
+    said = quota(788, 1_000, foreign=replace(OTHERS, until_s=NOW_S - 1))
+
+    row = picture(live(reading(consumer(), quotas=(said,))), inventory).quota("web-1", "twitter")
+
+    assert row is not None
+    assert (row.foreign, row.dry) == (None, False)
+
+
+def test_spending_of_others_is_as_old_as_its_host_s_last_word(inventory: Inventory) -> None:
+    # given a host that was last heard five minutes ago
+    entry = HostReading(NOW_S - 300, "web-1", "m1", 99, (reading(quotas=(quota(600, 1_000, foreign=OTHERS),)),))
+
+    status = picture(Found(at_s=NOW_S, supervisors=GONE, last={"web-1": entry}), inventory)
+    row = status.quota("web-1", "twitter")
+
+    assert row is not None
+    assert (row.foreign, row.seen and row.seen.at_s) == (OTHERS, NOW_S - 300)
+    item = next(item for item in document(status)["quotas"] if item["host"] == "web-1")
+    assert item["age_s"] == 300.0
+    assert item["foreign"] == {
+        "units": 212,
+        "most_units": 260,
+        "ours_units": 600,
+        "period_s": 3600.0,
+        "api_limit_units": 1_000,
+        "api_remaining_units": 188,
+        "since": iso(NOW_S - 60),
+        "until": iso(NOW_S + 600),
+        "lasting": True,
+    }
+
+
+def test_a_quota_says_how_its_window_moves(inventory: Inventory) -> None:
+    limits = (LimitReading(900_000, 86_400.0, 500, NOW_S + 9_000), LimitReading(20_000, 3600.0, 500, NOW_S + 90))
+    fixed = picture(live(reading(consumer(), quotas=(quota(window="fixed", limits=limits),))), inventory)
+    paced = picture(live(reading(consumer(), quotas=(quota(window="paced", burst=4, limits=limits[1:]),))), inventory)
+    silent = picture(Found(at_s=NOW_S, supervisors=GONE), inventory)
+
+    items = [document(status)["quotas"][0] for status in (fixed, paced, silent)]
+    assert [(one["window"], one["resets_at"], one["burst_units"], one["pace_per_s"]) for one in items] == [
+        ("fixed", iso(NOW_S + 90), None, None),
+        ("paced", None, 4, pytest.approx(20_000 / 3600)),
+        ("sliding", None, None, None),
+    ]
+
+
+def test_costs_stand_at_the_quota_that_pays_them(inventory: Inventory) -> None:
+    # given two processes that saw tasks of a type cost 3 and mostly 7, where 2 is declared
+    cost = CostReading("timeline", "refresh", "twitter", 2, 30, 3, 7)
+    found = live(reading(consumer(), costs=(cost, replace(cost, quota="gone"))), reading(index=1, costs=(cost,)))
+
+    (item, *_) = document(picture(found, inventory))["quotas"]
+
+    assert item["costs"] == [
+        {
+            "kind": "cost",
+            "consumer": "timeline",
+            "type": "refresh",
+            "quota": "twitter",
+            "declared_units": 2,
+            "tasks": 60,
+            "p50_units": 3,
+            "p95_units": 7,
+            "hosts": ["web-1"],
+            "verdict": "too low",
+            "advised_units": 7,
+        }
+    ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from qctl.control.quota_reading import ForeignReading
 from qctl.ops import why
 from qctl.ops.status import (
     ConsumerRow,
@@ -341,3 +342,57 @@ def test_the_facts_are_values_too() -> None:
     assert quota["used_units"] == 20_000
     assert quota["returns_at"] == "2026-11-22T14:00:07.000Z"
     assert all(item["sentence"] for item in items)
+
+
+OTHERS = ForeignReading(212, 212, 600, 3600.0, 1_000, 188, since_s=at(13, 2), until_s=at(14, 0), lasting=True)
+
+
+def test_a_hold_because_somebody_else_spends_says_so_with_numbers() -> None:
+    # given a quota of which this host has spent 788, and somebody else 212
+    shared = replace(SPENT, rates=("1000/h",), used_units=788, limit_units=1_000, foreign=OTHERS)
+
+    sentences = told(HELD, quotas=(shared,))
+
+    counted = "the API counts 812 of 1000 used; this host spent 600"
+    assert sentences[2:4] == [
+        "quota twitter: 788/1000 used and 212 by someone else, first units return at 14:00:07 UTC",
+        f"quota twitter is spent by someone else too: {counted}; 212 by someone else, since 13:02:00 UTC",
+    ]
+
+
+def test_a_hold_while_it_is_not_certain_that_nothing_is_left_says_both() -> None:
+    shared = replace(SPENT, used_units=600, limit_units=1_000, foreign=replace(OTHERS, most=420))
+
+    sentences = told(HELD, quotas=(shared,))
+
+    assert "held: quota twitter, until about 14:00:07 UTC" in sentences
+    assert "quota twitter: 600/1000 used and 212 to 420 by someone else" in sentences
+
+
+def test_a_trifle_of_others_is_not_told() -> None:
+    trifle = replace(SPENT, foreign=replace(OTHERS, units=3, most=3, since_s=None))
+
+    assert not any("someone else too" in one for one in told(HELD, quotas=(trifle,)))
+
+
+def test_spending_of_others_has_its_numbers_as_json() -> None:
+    status = Status(at_s=NOW_S, blocked=False, consumers=(HELD,), quotas=(replace(SPENT, foreign=OTHERS),))
+
+    items = [fact.item() for fact in why.consumer(status, HELD, zone=UTC)]
+    (item,) = [item for item in items if item["fact"] == "someone else"]
+    assert (item["quota"], item["units"], item["ours_units"], item["api_remaining_units"]) == ("twitter", 212, 600, 188)
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [("quota", "quota twitter: 784/1000 used and 212 by someone else"), ("upstream down", "api.example.org")],
+)
+def test_a_queue_says_that_somebody_else_spends_what_its_taker_waits_for(cause: str, said: str) -> None:
+    # given a consumer that is held, and tasks that cost more than the 4 units that are left
+    shared = replace(SPENT, used_units=784, limit_units=1_000, foreign=OTHERS)
+    held = replace(HELD, holds=(HeldBy(cause, "quota twitter" if cause == "quota" else "api.example.org"),))
+    status = Status(at_s=NOW_S, blocked=False, consumers=(held,), quotas=(shared,), queues=(QUEUE,))
+
+    sentences = [fact.sentence for fact in why.queue(status, QUEUE, zone=UTC)]
+
+    assert f"web-1/timeline is held since 13:12:04 UTC: {said}" in sentences

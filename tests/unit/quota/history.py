@@ -2,11 +2,14 @@
 
 `play(seed)` plays one and raises what went wrong. Several processes take, call, settle, stop, wake up much later, die
 in the middle of a transaction and come back; limits change; the machine restarts; the disk is full, commits fail or
-only seem to, the file is lost or damaged or locked; the wall clock jumps. Three things are asserted:
+only seem to, the file is lost or damaged or locked; the wall clock jumps. The limits are of every kind and change from
+one to the other: the API's fixed windows begin when they like, and some of its answers say when they end, within a
+second; a paced one is a leaky bucket, counted in fractions; some answers say what remains. Four things are asserted:
 
 never over       The API may count a unit at any instant from its reservation to its settlement, or a linger later. At
-                 every step, in whichever window, the most it can count is at most the limit.
+                 every step, in whichever window or bucket, the most it can count is at most the limit.
 never forgotten  Whenever the ledger is whole, it counts at least as much.
+nobody accused   Where nobody else spends, what the API says remains never looks as if somebody did.
 no waste         It counts no more than the law says: what is in hand, what was spent within a window (stretched,
                  rounded up to a bucket, and a linger for what may be counted later), what the dead had from when they
                  were noticed, and a whole window after a reboot or with a new ledger. A window and a linger after the
@@ -26,15 +29,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from qctl.errors import LedgerError
-from qctl.quota import Grant, Hold, Leases, Limit, Policy, directory, faults, renewal, schema
+from qctl.quota import Grant, Hold, Leases, Limit, Policy, Window, books, directory, faults, renewal, schema
 from qctl.quota.policy import enforced
 from qctl.quota.renewal import Renewal
+from qctl.quota.upstream import Heard, Span, Told
 from tests.unit.quota.model import FakeClock, S, Unit, Upstream
 
 PERIODS_NS = (2 * S, 10 * S, 25 * S)
@@ -122,6 +127,7 @@ class Task:
 
     grant: Grant
     units: list[Unit]
+    begun_ns: int
 
 
 class Process:
@@ -169,13 +175,19 @@ class Process:
         return grant is not None
 
     def settle(self, index: int, used: int, *, ambiguous: bool = False) -> None:
-        """End a task: of its units the first `used` were spent."""
+        """End a task: of its units `used` were spent, or as many as were counted."""
         task = self.tasks.pop(index)
-        self.leases.settle(task.grant, {"api": used}, ambiguous=ambiguous)
+        task.units.sort(key=lambda unit: unit.counted_ns is None)
+        used = max(used, sum(unit.counted_ns is not None for unit in task.units))
         for unit in task.units[:used]:
             unit.until_ns, unit.lingers = self.world.clock.true_ns, ambiguous
+            if not ambiguous and unit.counted_ns is None:
+                unit.counted_ns = self.world.clock.true_ns
         for unit in task.units[used:]:
             self.world.api.units.remove(unit)
+        if used and not ambiguous:
+            self.leases.tell("api", Heard(told=self.world.answer(task.begun_ns)))
+        self.leases.settle(task.grant, {"api": used}, ambiguous=ambiguous)
         self.world.charge(used, lingers=ambiguous)
 
     def in_memory(self) -> int:
@@ -195,7 +207,7 @@ class Process:
         units = [Unit() for _ in range(grant.reserved("api"))]
         self.world.api.units += units
         self.world.begun = True
-        self.tasks.append(Task(grant, units))
+        self.tasks.append(Task(grant, units, self.leases.clock.now_ns()))
 
 
 @dataclass(eq=False)
@@ -241,6 +253,8 @@ class World:
     same_boot: bool = False
     unsure_of_limits: bool = False
     blocked_until_ns: int = 0
+    #: Answers of before say what remained of another limit.
+    limits_of_ns: int = 0
     #: For each period, until when its history may be filled with what was possible.
     vague_until_ns: dict[int, int] = field(default_factory=dict)
     holder: sqlite3.Connection | None = None
@@ -252,6 +266,8 @@ class World:
     trail: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.api.begun_ns = self.clock.true_ns - self.chance.randrange(LONGEST_NS)
+        self.api.poured = (self.clock.true_ns, Fraction(0))
         self.policy = self.a_policy()
         Disk.full, Disk.fails, Disk.stops, Disk.kill = False, 0, None, False
         Disk.committed = self._committed
@@ -353,6 +369,8 @@ class World:
         self.unsure_of_limits = self.unsure_of_limits or not all(told)
         if not any(told):
             return
+        self.limits_of_ns = self.clock.true_ns
+        self._pour(before, policy)
         self.policy = policy
         known = {limit.period_ns for limit in enforced(before)}
         for limit in enforced(self.policy):
@@ -393,6 +411,7 @@ class World:
         self.clock.reboot(after_ns=self.chance.randrange(30 * S))
         self.clock.boots -= self.same_boot
         self.rebooted = True
+        self.limits_of_ns = self.clock.true_ns
         self.start()
 
     def jump_wall_clock(self) -> None:
@@ -499,6 +518,7 @@ class World:
         self.audits += 1
         try:
             leased, stated, spent = self._observe()
+            known_units = self._used()
         except sqlite3.DatabaseError:
             # Damaged, and nobody has needed it since.
             return
@@ -513,12 +533,18 @@ class World:
         since_ns = min(now_ns, self.committed_ns)
         self.charges = [it for it in self.charges if any(it.counts(Limit(1, p), since_ns) for p in PERIODS_NS)]
         for limit in enforced(self.policy):
-            used = sum(leased.values()) + spent.get(limit.period_ns, 0)
+            used = sum(leased.values()) + known_units.get(limit, 0)
             worst = self.api.worst(now_ns, limit)
             # A new ledger knows that all was spent, of the limit that is; not how much more under an earlier one.
             known = min(worst, *(one.units for one in enforced(self.policy)))
             assert used >= known, f"{worst} units count for {limit}, and the ledger knows of {used}"
-            if now_ns < self.vague_until_ns.get(limit.period_ns, 0) or any(it.unsure for it in self.processes):
+            # What is forgotten at a reset would be counted by a sliding limit.
+            used = sum(leased.values()) + spent.get(limit.period_ns, 0)
+            if (
+                limit.window is Window.PACED
+                or now_ns < self.vague_until_ns.get(limit.period_ns, 0)
+                or any(it.unsure for it in self.processes)
+            ):
                 continue
             in_hand = sum(
                 leased.get(process.id, 0) if process.stopped or not stated.get(process.id) else process.in_memory()
@@ -541,6 +567,23 @@ class World:
         finally:
             observer.close()
 
+    def _used(self) -> dict[Limit, int]:
+        """Settled units that count, by limit, as whoever asks the ledger is told."""
+        now_ns = self.clock.clock().now_ns()
+        observer = _real_connect(f"file:{self.directory / schema.FILE}?mode=ro", uri=True, timeout=0)
+        try:
+            parts = [
+                part
+                for found in books.readings(observer, books.accounts(observer), now_ns).values()
+                for part in found.limits
+            ]
+        finally:
+            observer.close()
+        for part in parts:
+            if part.foreign and part.foreign.sent_ns + self.clock.booted_ns > self.limits_of_ns:
+                assert part.foreign.lo_units == 0, f"{part.foreign} with nobody else there"
+        return {part.limit: part.used(now_ns) for part in parts}
+
     def end(self) -> None:
         """A window and a linger after the last fault, the whole limit can be spent, and not a unit more."""
         self.disk_heals()
@@ -562,6 +605,16 @@ class World:
         self.clock.pass_ns(max(0, self.blocked_until_ns - self.clock.true_ns))
         # What was unknown of a longer period may be filled with what was possible, for one of these.
         self.clock.pass_ns(max([0, *(until_ns - self.clock.true_ns for until_ns in self.vague_until_ns.values())]))
+        # After a refusal one call must be served before there is more than one at a time.
+        for _ in range(20):
+            if last.tasks or last.take("cheap"):
+                last.settle(0, 1)
+                break
+            self.clock.pass_ns(S // 20)
+            last.turn()
+        last.turn()
+        self.clock.pass_ns(2 * LONGEST_NS)
+        last.turn()
         most = min(limit.units for limit in enforced(self.policy))
         taken = 0
         for _ in range(4 * most + 20):
@@ -580,7 +633,42 @@ class World:
         limits = [
             Limit(self.chance.choice(UNITS), self.chance.choice(PERIODS_NS)) for _ in range(self.chance.randint(1, 2))
         ]
-        return Policy("api", tuple(limits))
+        window = self.chance.choice([Window.SLIDING, Window.SLIDING, Window.FIXED, Window.PACED])
+        # A costly task must be payable.
+        burst_units = self.chance.choice([4, 7]) if window is Window.PACED else 1
+        return Policy("api", tuple(limits), window, burst_units)
+
+    def answer(self, sent_ns: int) -> tuple[Told, ...]:
+        """What the API says of its limits in an answer that comes now. sent_ns: of the call, by the boot clock."""
+        now_ns, boot_ns = self.clock.true_ns, self.clock.clock().now_ns()
+        self.api.count(now_ns, min(PERIODS_NS), self.chance)
+        told = []
+        for limit in enforced(self.policy):
+            if limit.window is Window.PACED or self.chance.random() < 0.3:
+                continue
+            end_ns = self.api.window_ns(now_ns, limit) + limit.period_ns - self.clock.booted_ns
+            reset = Span(end_ns - self.chance.randrange(S), end_ns + self.chance.randrange(S))
+            told.append(
+                Told(
+                    remaining_units=self.api.remaining(now_ns, limit) if self.chance.random() < 0.7 else None,
+                    limit_units=limit.units,
+                    period_ns=limit.period_ns,
+                    reset=reset if limit.window is Window.FIXED and self.chance.random() < 0.7 else None,
+                    sent_ns=sent_ns,
+                    received_ns=boot_ns,
+                )
+            )
+        return tuple(told)
+
+    def _pour(self, before: Policy, after: Policy) -> None:
+        """A bucket is as full as the one before; full, if there was none."""
+        old = next((it for it in enforced(before) if it.window is Window.PACED), None)
+        new = next((it for it in enforced(after) if it.window is Window.PACED), None)
+        now_ns = self.clock.true_ns
+        if old:
+            self.api.poured = (now_ns, self.api.level(now_ns, old, running=False))
+        elif new:
+            self.api.poured = (now_ns, Fraction(new.units))
 
     def charge(self, units: int, *, lingers: bool) -> None:
         if units:

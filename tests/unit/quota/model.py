@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-from qctl.quota import Clock, Grant, Ledger, Limit, Policy
-from qctl.quota.ledger import Exchange, Want
+from qctl.quota import Clock, Grant, Ledger, Limit, Policy, Window
+from qctl.quota.exchange import Exchange, Want
 from qctl.quota.policy import enforced
 from qctl.quota.pool import Pool, Priced, Tally
 from qctl.quota.till import Till
@@ -66,10 +69,20 @@ class FakeClock:
 
 @dataclass(eq=False)
 class Unit:
-    """A unit that may be counted upstream from now on until `until_ns` (None: it runs), or a linger later."""
+    """A unit that may be counted upstream from now on until `until_ns` (None: it runs), or a linger later.
+
+    counted_ns: when it was counted in fact, for an upstream that says what remains; None: not yet, or never.
+    """
 
     until_ns: int | None = None
     lingers: bool = False
+    counted_ns: int | None = None
+
+    def latest_ns(self, now_ns: int, limit: Limit) -> int:
+        """The last instant up to now at which it can have been counted."""
+        if self.until_ns is None:
+            return now_ns
+        return min(now_ns, self.until_ns + (limit.linger_ns if self.lingers else 0))
 
 
 @dataclass
@@ -77,14 +90,51 @@ class Upstream:
     """Judges by the worst case: a unit counts in every window that the time of its counting may lie in."""
 
     units: list[Unit] = field(default_factory=list)
+    #: One of its fixed windows began here.
+    begun_ns: int = 0
+    #: How full a bucket was at some instant, by what had been settled then.
+    poured: tuple[int, Fraction] = (0, Fraction(0))
+
+    def window_ns(self, now_ns: int, limit: Limit) -> int:
+        """When the fixed window began in which now lies."""
+        return now_ns - (now_ns - self.begun_ns) % limit.period_ns
 
     def worst(self, now_ns: int, limit: Limit) -> int:
-        """The most units that the upstream can count in the window of `limit` that ends now."""
-        begin_ns = now_ns - limit.period_ns
-        return sum(
-            unit.until_ns is None or unit.until_ns + (limit.linger_ns if unit.lingers else 0) > begin_ns
+        """The most units that the upstream can count in the window of `limit` that ends now, or is now, or in a bucket
+        of it."""
+        if limit.window is Window.PACED:
+            return math.ceil(self.level(now_ns, limit))
+        first_ns = self.window_ns(now_ns, limit) if limit.window is Window.FIXED else now_ns - limit.period_ns + 1
+        return sum(unit.latest_ns(now_ns, limit) >= first_ns for unit in self.units)
+
+    def level(self, now_ns: int, limit: Limit, *, running: bool = True) -> Fraction:
+        """The most that a leaky bucket can hold: exactly, and each unit counted as late as it can have been."""
+        before_ns, level = self.poured
+        instants = [
+            unit.latest_ns(now_ns, limit)
             for unit in self.units
-        )
+            if (running or unit.until_ns is not None)
+            and (unit.until_ns is None or unit.latest_ns(now_ns, limit) > before_ns)
+        ]
+        for at_ns in (*sorted(instants), None):
+            passed_ns = (now_ns if at_ns is None else at_ns) - before_ns
+            level = max(Fraction(0), level - Fraction(passed_ns * limit.units, limit.period_ns))
+            if at_ns is not None:
+                before_ns, level = at_ns, level + 1
+        return level
+
+    def count(self, now_ns: int, linger_ns: int, chance: random.Random) -> None:
+        """Some of what runs, or lingers, is counted now."""
+        for unit in self.units:
+            may_be = unit.until_ns is None or (unit.lingers and now_ns <= unit.until_ns + linger_ns)
+            if unit.counted_ns is None and may_be and chance.random() < 0.5:
+                unit.counted_ns = now_ns
+
+    def remaining(self, now_ns: int, limit: Limit) -> int:
+        """What it says is left of a limit that has windows."""
+        first_ns = self.window_ns(now_ns, limit) if limit.window is Window.FIXED else now_ns - limit.period_ns + 1
+        counted = sum(unit.counted_ns is not None and unit.counted_ns >= first_ns for unit in self.units)
+        return max(0, limit.units - counted)
 
     def forget(self, before_ns: int) -> None:
         """Drop what was over before, and can be in no window any more."""

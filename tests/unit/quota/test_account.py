@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qctl.quota.account import account
-from qctl.quota.policy import Limit
+from qctl.quota.foreign import Foreign
+from qctl.quota.policy import Limit, Window
+from qctl.quota.reset import NEVER_NS, Reset
+from qctl.quota.upstream import Span
 from qctl.quota.window import LimitReading, Reading, Spent, free_units
 
 S = 10**9
 NOW_NS = 100 * S
-limits = st.builds(Limit, st.integers(0, 40), st.integers(1, 100).map(lambda s: s * S))
+limits = st.builds(
+    Limit, st.integers(0, 40), st.integers(1, 100).map(lambda s: s * S), st.sampled_from([Window.SLIDING, Window.FIXED])
+)
+instants = st.integers(50 * S, 200 * S)
+resets = st.builds(
+    lambda since, lo, more, spread: Reset(min(since, lo), Span(lo, lo + more), True, spread),
+    *(st.one_of(st.just(NEVER_NS), instants), instants, st.integers(0, 9 * S), st.integers(0, S)),
+)
+others = st.builds(
+    lambda lo, more, until, after: Foreign(lo, lo + more, until, until + after, 0, 0, 0),
+    *(st.integers(0, 9), st.integers(0, 5), instants, st.integers(0, 10 * S)),
+)
 rows = st.lists(st.tuples(st.integers(50 * S, 300 * S), st.integers(1, 9)), max_size=8)
 
 
@@ -24,7 +40,12 @@ def readings(
     return Reading(
         "twitter",
         tuple(
-            LimitReading(Limit(limit.units + more_units, limit.period_ns), Spent.of(sorted(spent)))
+            LimitReading(
+                replace(limit, units=limit.units + more_units),
+                Spent.of(sorted(spent)),
+                draw(resets),
+                foreign=draw(st.one_of(st.none(), others)),
+            )
             for limit, spent in parts
         ),
         leased={"me": draw(st.integers(0, 20)), "other": draw(st.integers(0, 20))},
@@ -53,7 +74,7 @@ def test_all_used_means_that_nothing_may_be_spent(reading: Reading) -> None:
     # given a process that holds no lease
     found = account(reading, lease_units=0, shown_ns=_all(reading), now_ns=NOW_NS)
 
-    # then it is dry exactly when the limit shown is used up, or the upstream said no
+    # then it is dry exactly when the limit shown is used up, by others too, or the upstream said no
     assert found.dry == (free_units(reading, NOW_NS) <= 0)
     assert found.dry == (found.binding.room_units <= 0 or found.blocked_until_ns is not None)
     assert (found.blocked_until_ns is not None) == (reading.blocked_until_ns > NOW_NS)
@@ -79,10 +100,10 @@ def test_another_quota_says_when_the_first_units_return(reading: Reading) -> Non
     part = next(part for part in reading.limits if part.limit == found.binding.limit)
 
     if found.returns_ns is None:
-        assert part.spent.used(NOW_NS) == 0
+        assert part.used(NOW_NS) == 0
     else:
         assert found.returns_ns > NOW_NS
-        assert part.spent.used(found.returns_ns) < part.spent.used(found.returns_ns - 1) == part.spent.used(NOW_NS)
+        assert part.used(found.returns_ns) < part.used(found.returns_ns - 1) == part.used(NOW_NS)
 
 
 @given(readings())
@@ -117,3 +138,37 @@ def test_a_lowered_limit_shows_what_is_over() -> None:
 
     assert (found.binding.units, found.binding.room_units, found.dry) == (15, -5, True)
     assert found.returns_ns == 110 * S
+
+
+def test_the_bucket_of_a_paced_quota_is_not_shown_but_counts() -> None:
+    # given one call a second, the last just made, and nearly all of the hour's left
+    hour = Limit(3_600, 3_600 * S)
+    bucket = LimitReading(Limit(1, S, Window.PACED), empty_ns=NOW_NS + S)
+    reading = Reading("twitter", (bucket, LimitReading(hour, Spent.of([(3_700 * S, 1)]))))
+
+    found = account(reading, lease_units=0, shown_ns={S, 3_600 * S}, now_ns=NOW_NS)
+
+    assert [one.limit for one in found.limits] == [hour]
+    assert (found.binding.units, found.dry, found.returns_ns) == (1, True, NOW_NS + S)
+
+
+def test_what_others_have_spent_is_not_ours_and_leaves_less() -> None:
+    foreign = Foreign(30, 33, NOW_NS + S, NOW_NS + S, 0, 0, 0)
+    part = LimitReading(Limit(100, 60 * S), Spent.of([(110 * S, 20)]), foreign=foreign)
+
+    idle = account(Reading("twitter", (part,)), lease_units=0, shown_ns={60 * S}, now_ns=NOW_NS)
+    busy = account(Reading("twitter", (part,), leased={"me": 2}), lease_units=0, shown_ns={60 * S}, now_ns=NOW_NS)
+    later = account(Reading("twitter", (part,)), lease_units=0, shown_ns={60 * S}, now_ns=NOW_NS + S)
+
+    assert (idle.binding.units, idle.binding.room_units, idle.binding.foreign) == (20, 50, foreign)
+    assert (busy.binding.units, busy.binding.room_units) == (22, 45)
+    assert (later.binding.room_units, later.binding.foreign) == (80, None)
+
+
+def test_a_fixed_limit_says_when_its_next_window_begins() -> None:
+    reset = Reset(NEVER_NS, Span(NOW_NS + S, NOW_NS + 2 * S), True, S // 10)
+    part = LimitReading(Limit(100, 60 * S, Window.FIXED), Spent.of([(150 * S, 100)]), reset)
+
+    found = account(Reading("twitter", (part,)), lease_units=0, shown_ns={60 * S}, now_ns=NOW_NS)
+
+    assert (found.dry, found.returns_ns, found.binding.resets_ns) == (True,) + (NOW_NS + 2 * S + S // 10,) * 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qctl.quota import Ledger, Limit, Policy
-from qctl.quota.ledger import Exchange, Want
+from qctl.quota.exchange import Exchange, Want
 from tests.unit.quota.model import FakeClock, S
 
 API = Policy("api", (Limit(100, 10 * S),))

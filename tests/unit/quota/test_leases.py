@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,10 @@ from queue import Queue
 import pytest
 
 from qctl.errors import LedgerError, UnknownName
-from qctl.quota import Cause, Grant, Hold, Leases, Ledger, Limit, Policy, Priced, Standing
+from qctl.quota import Cause, Grant, Hold, Leases, Ledger, Limit, Policy, Priced, Standing, Window
+from qctl.quota.foreign import SPREAD_NS
+from qctl.quota.upstream import Heard as Heard_
+from qctl.quota.upstream import Span, Told
 from tests.unit.quota.model import S, no_writes
 
 #: Longer than anything here may take on a busy machine; nobody waits for it unless something is wrong.
@@ -142,7 +146,7 @@ def test_what_a_running_task_gives_back_pays_for_one_that_waits(opened: Open) ->
     got: list[Grant | Hold] = []
     waiting = threading.Thread(target=lambda: got.append(leases.acquire(priced)))
     waiting.start()
-    until(lambda: bool(leases._till.waiters) and leases._till.waiters[0].tried)
+    until(lambda: bool(leases._till.waiters) and leases._till.waiters[0].refused_ns is not None)
 
     leases.settle(running, {})
 
@@ -390,7 +394,9 @@ def test_a_block_holds_all_processes_until_it_ends(opened: Open, heard: Heard) -
     assert one.take(priced) is None
     got = one.acquire(priced)
     assert isinstance(got, Hold)
-    assert (got.cause, got.until_ns) == (Cause.BLOCKED, until_ns)
+    assert got.cause is Cause.BLOCKED
+    assert got.until_ns is not None
+    assert until_ns <= got.until_ns <= until_ns + SPREAD_NS
     assert heard.next()[1].held == got
     assert heard.next() == ("timeline", Standing())
     assert one.clock.now_ns() >= until_ns
@@ -509,3 +515,259 @@ def test_no_descriptor_is_left_open(opened: Open) -> None:
         opened(api(10)).close()
 
     assert descriptors() <= before
+
+
+# -- what the API says
+
+
+def answer(leases: Leases, remaining: int, *, sent_ns: int | None = None) -> Heard_:
+    """An answer that has just come, to a call that was sent a moment ago."""
+    now_ns = leases.clock.now_ns()
+    return Heard_(told=(Told(remaining, None, None, None, now_ns if sent_ns is None else sent_ns, now_ns),))
+
+
+def test_when_the_api_says_that_others_have_spent_the_rest_its_consumers_are_held_and_come_back_by_themselves(
+    opened: Open, heard: Heard
+) -> None:
+    # Given a process with units in memory, and a window of two seconds
+    leases = opened(api(1000, 2 * S), heard=heard)
+    priced = leases.register("timeline", {"api": 1})
+    leases.settle(acquire(leases, priced))
+    assert leases._till.left("api") > 0
+
+    # When an answer says that nothing remains
+    said_ns = leases.clock.now_ns()
+    leases.tell("api", answer(leases, 0))
+
+    # Then nothing in memory is spent any more
+    assert leases.take(priced) is None
+    got = leases.acquire(priced)
+    assert isinstance(got, Hold)
+    assert (got.quota, got.cause) == ("api", Cause.QUOTA)
+    found = leases.foreign()["api"]
+    assert (found.lo_units, found.remaining_units, found.limit.units) == (999, 0, 1000)
+    assert heard.next() == ("timeline", Standing(got))
+
+    # and though no answer comes any more, since it is held, it is back a window later, for one task at first
+    assert heard.next() == ("timeline", Standing())
+    assert 2 * S <= leases.clock.now_ns() - said_ns <= 4 * S
+    first = acquire(leases, priced)
+    assert leases.take(priced) is None
+    leases.tell("api", answer(leases, 999))
+    leases.settle(first)
+    until(lambda: leases.foreign() == {})
+    one, other = acquire(leases, priced), acquire(leases, priced)
+    for grant in (one, other):
+        leases.settle(grant)
+
+
+def spends_one(leases: Leases, priced: Priced) -> bool:
+    got = leases.take(priced) or leases.acquire(priced)
+    if isinstance(got, Grant):
+        leases.settle(got)
+    return isinstance(got, Grant)
+
+
+def test_a_refusal_holds_all_processes_and_afterwards_one_task_goes_alone(opened: Open, heard: Heard) -> None:
+    # Given two processes with units in memory
+    one, other = opened(api(1000, 2 * S)), opened(api(1000, 2 * S), heard=heard)
+    priced = [leases.register("timeline", {"api": 1}) for leases in (one, other)]
+    for leases, price in zip((one, other), priced, strict=True):
+        leases.settle(acquire(leases, price))
+
+    # When the API refuses a call of one for longer than a task may wait
+    served_ns = one.clock.now_ns() + 3 * S // 2
+    one.tell("api", Heard_(refused=True, wait=Span(served_ns, served_ns)))
+
+    # Then that one spends nothing from this moment on, and the other as soon as the ledger was told
+    assert one.take(priced[0]) is None
+    until(lambda: not spends_one(other, priced[1]))
+    held = heard.next()[1].held
+    assert held is not None
+    assert held.cause is Cause.BLOCKED
+
+    # and when it is over one task goes alone, until it was answered
+    assert heard.next() == ("timeline", Standing())
+    assert other.clock.now_ns() >= served_ns
+    alone = acquire(other, priced[1])
+    assert isinstance(one.acquire(priced[0]), Hold)
+    other.settle(alone)
+    until(lambda: one.standing("timeline").consuming)
+    both = acquire(one, priced[0]), acquire(one, priced[0])
+    for grant in both:
+        one.settle(grant)
+
+
+def test_a_refusal_right_before_the_end_is_written_down(opened: Open, tmp_path: Path) -> None:
+    leases = opened(api(1000))
+    until_ns = leases.clock.now_ns() + 30 * S
+    leases._renewal.stop()
+    leases.tell("api", Heard_(refused=True, wait=Span(until_ns, until_ns)))
+    leases.close()
+
+    ledger = Ledger.open(tmp_path / "web-1")
+    assert ledger.readings()["api"].blocked_until_ns >= until_ns
+    ledger.close()
+
+
+# -- on an event loop
+
+
+def test_a_coroutine_waits_for_units_while_its_loop_goes_on(opened: Open) -> None:
+    leases = opened(api(3))
+    priced = leases.register("timeline", {"api": 3})
+
+    async def scene() -> None:
+        running = await leases.acquire_async(priced)
+        assert isinstance(running, Grant)
+        waits = asyncio.create_task(leases.acquire_async(priced))
+        while not leases._till.waiters:
+            await asyncio.sleep(0.001)
+        leases.settle(running, {})
+        got = await asyncio.wait_for(waits, _LONG_S)
+        assert isinstance(got, Grant)
+        # There is no more for a task that runs, nor for another
+        assert not await leases.more_async(got, "api", 1)
+        assert isinstance(await leases.acquire_async(priced), Hold)
+        leases.settle(got, {"api": 1})
+
+    asyncio.run(scene())
+    until(lambda: used(leases) == 1)
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_race_of_a_coroutine_that_is_cancelled_and_the_units_it_waits_for(opened: Open, served: bool) -> None:
+    # Given a coroutine that waits, and is cancelled before it has got anything, or in the moment when it has
+    leases = opened(api(2))
+    priced = leases.register("timeline", {"api": 2})
+
+    async def scene() -> None:
+        running = await leases.acquire_async(priced)
+        assert isinstance(running, Grant)
+        waits = asyncio.create_task(leases.acquire_async(priced))
+        while not leases._till.waiters:
+            await asyncio.sleep(0.001)
+        if served:
+            leases.settle(running, {})
+            deadline_s = time.monotonic() + _LONG_S
+            while leases._till.waiters:  # the loop must not see the answer yet
+                assert time.monotonic() < deadline_s
+                time.sleep(0.001)
+            time.sleep(0.01)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        await asyncio.sleep(0)
+        if not served:
+            assert leases._till.waiters == []
+            leases.settle(running, {})
+
+    asyncio.run(scene())
+
+    # Then nothing stays reserved
+    leases.settle(acquire(leases, priced), {})
+    assert leases._till.pools["api"].running == 0
+
+
+def test_race_of_a_coroutine_that_is_cancelled_and_the_thread_that_is_about_to_answer_it(opened: Open) -> None:
+    leases = opened(api(2))
+    priced = leases.register("timeline", {"api": 2})
+
+    async def scene() -> None:
+        running = await leases.acquire_async(priced)
+        assert isinstance(running, Grant)
+        waits = asyncio.create_task(leases.acquire_async(priced))
+        while not leases._till.waiters:
+            await asyncio.sleep(0.001)
+        # Given that it is out of the line, and not answered yet
+        (waiter,) = leases._till.waiters
+        assert leases._till.dequeue(waiter)
+        leases.settle(running, {})
+        got = await leases.acquire_async(priced)
+        assert isinstance(got, Grant)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        waiter.done(got)
+        await asyncio.sleep(0)
+
+    asyncio.run(scene())
+
+    # Then what came for it is given back
+    leases.settle(acquire(leases, priced), {})
+
+
+# -- one at a time, and the costly one
+
+
+def test_a_task_of_fifty_among_a_flood_of_ones_is_paid_within_a_window(opened: Open) -> None:
+    # Given two processes that spend two hundred units in two seconds one by one, and want more
+    window_ns = 2 * S
+    flooding, leases = opened(api(200, window_ns)), opened(api(200, window_ns))
+    over = threading.Event()
+
+    def flood(process: Leases, priced: Priced) -> None:
+        while not over.is_set():
+            got = process.take(priced) or process.acquire(priced)
+            if isinstance(got, Grant):
+                over.wait(0.02)
+                process.settle(got)
+            else:
+                over.wait(0.005)
+
+    costly = leases.register("costly", {"api": 50})
+    threads = [
+        threading.Thread(target=flood, args=(process, process.register("cheap", {"api": 1})))
+        for process in (flooding, leases)
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: used(leases) >= 200)
+
+        # When a task of fifty comes, and comes again whenever it was given back
+        came_ns = leases.clock.now_ns()
+        while not isinstance(got := leases.take(costly) or leases.acquire(costly), Grant):
+            until(lambda: leases.standing("costly").consuming)
+
+        # Then it is paid as soon as what was spent before it is free again
+        assert leases.clock.now_ns() - came_ns <= window_ns + S // 2
+        leases.settle(got)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(_LONG_S)
+
+
+def test_a_bucket_is_used_at_its_full_rate_by_two_processes(opened: Open) -> None:
+    # Given fifty units a second, of which eight may come at once, and calls of 20 ms in two processes
+    paced = Policy("api", (Limit(5000, 100 * S),), Window.PACED, 8)
+    processes = [opened(paced) for _ in range(2)]
+    calls: list[float] = []
+    end_s = time.monotonic() + 3.0
+
+    def work(leases: Leases, priced: Priced) -> None:
+        while time.monotonic() < end_s:
+            got = leases.take(priced) or leases.acquire(priced)
+            if isinstance(got, Grant):
+                calls.append(time.monotonic())
+                time.sleep(0.02)
+                leases.settle(got)
+
+    threads = [
+        threading.Thread(target=work, args=(leases, leases.register("timeline", {"api": 1})))
+        for leases in processes
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(_LONG_S)
+
+    # Then never more than the bucket admits, and after the first burst nearly all that it does
+    calls.sort()
+    for first, at_s in enumerate(calls):
+        assert sum(at_s <= it <= at_s + 0.5 for it in calls[first:]) <= 8 + 25 + 1
+    steady = [at_s for at_s in calls if end_s - 2.0 <= at_s < end_s]
+    assert len(steady) >= 85

@@ -17,7 +17,7 @@ import pytest
 
 from qctl.errors import LedgerError
 from qctl.quota import Ledger, Limit, Policy, lock_holders, repair, watch_locks
-from qctl.quota.ledger import Exchange, Response, Want
+from qctl.quota.exchange import Exchange, Response, Want
 from qctl.quota.locks import LOCK_HELD_TOO_LONG_S, holders_of, idle, replacing
 from tests.unit.quota.model import FakeClock, S
 
@@ -468,7 +468,7 @@ import json, logging, sys
 from pathlib import Path
 from qctl.errors import LedgerError
 from qctl.quota import Ledger, Limit, Policy
-from qctl.quota.ledger import Exchange, Want
+from qctl.quota.exchange import Exchange, Want
 
 said = []
 handler = logging.Handler()

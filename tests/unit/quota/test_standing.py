@@ -11,14 +11,19 @@ from unittest import mock
 
 import pytest
 
-from qctl.quota import Cause, Grant, Hold, Leases, Limit, Policy, Standing
-from qctl.quota.ledger import Exchange, Response
-from qctl.quota.pool import Waiter
-from qctl.quota.renewal import Renewal
+from qctl.quota import Cause, Grant, Hold, Leases, Limit, Policy, Standing, Window
+from qctl.quota.exchange import Exchange, Response
+from qctl.quota.pool import Priced, Waiter
+from qctl.quota.renewal import Renewal, in_turn
 from qctl.quota.standing import LOOK_NS
+from qctl.quota.upstream import Heard, Told
 from tests.unit.quota.model import FakeClock, S, no_writes
 
 LIMIT = Limit(10, 10 * S)
+SLIDING = Policy("api", (LIMIT,))
+#: A unit each tenth of a second, of which one may be in the bucket.
+PACED = Policy("api", (Limit(1000, 100 * S),), Window.PACED, 1)
+INTERVAL_NS = S // 10
 #: As `Leases.open` has it.
 HOLD_AFTER_NS = S
 #: Until the next turn of the ledger's thread.
@@ -37,12 +42,15 @@ def opened(tmp_path: Path, clock: FakeClock) -> Iterator[Open]:
     found: list[Leases] = []
 
     def open_one(
-        *, hold_after_s: float = HOLD_AFTER_NS / S, told: Callable[[str, Standing], None] = lambda *_: None
+        *,
+        hold_after_s: float = HOLD_AFTER_NS / S,
+        told: Callable[[str, Standing], None] = lambda *_: None,
+        policy: Policy = SLIDING,
     ) -> Leases:
         found.append(
             Leases.open(
                 tmp_path / "web-1",
-                [Policy("api", (LIMIT,))],
+                [policy],
                 clock=clock.clock(),
                 hold_after_s=hold_after_s,
                 on_standing=told,
@@ -317,3 +325,242 @@ def test_race_of_units_that_come_for_a_consumer_and_its_withdrawal_keeps_them_fr
     assert leases.standing("timeline").held == Hold(None, Cause.WITHDRAWN)
     pool = leases._till.pools["api"]
     assert (pool.earmarks, pool.set_aside) == ({}, 0)
+
+
+def test_the_claim_of_who_was_withdrawn_a_moment_ago_keeps_nobody_of_this_process(opened: Open) -> None:
+    # Given a claim for all there is, of a consumer that is withdrawn, before the ledger has heard of it
+    running, leases = opened(), opened()
+    grant = spend_all(running)
+    leases.register("costly", {"api": LIMIT.units})
+    ask(leases, "costly", LIMIT.units)
+    running.settle(grant, {"api": 0})
+    running._renewal.turn()
+    leases.withdraw("costly")
+
+    leases.register("timeline", {"api": 1})
+
+    assert leases.standing("timeline") == Standing()
+
+
+# -- tasks of different costs
+
+
+def flood(clock: FakeClock, leases: Leases, consumer: str, *, until: Callable[[], bool], units: int = 1) -> int:
+    """Let this consumer have as many tasks at once as there are units, again and again; returns how many were paid."""
+    price, paid = leases.price(consumer, {"api": units}), 0
+    for _ in range(60 * S // TURN_NS):
+        while (grant := leases.take(price)) is not None:
+            leases.settle(grant)
+            paid += 1
+        if leases.standing(consumer).consuming:
+            answers: list[Grant | Hold] = []
+            for _ in range(LIMIT.units):
+                leases._request(price, answers.append, None)
+            leases._renewal.turn()
+            for answer in answers:
+                if isinstance(answer, Grant):
+                    leases.settle(answer)
+                    paid += 1
+        pass_time(clock, leases, TURN_NS)
+        if until():
+            return paid
+    raise AssertionError("never came true")
+
+
+def test_a_costly_task_beside_a_flood_of_cheap_ones_is_paid_within_a_window(opened: Open, clock: FakeClock) -> None:
+    # Given a consumer of costly tasks without any, beside a flood that leaves nothing
+    leases = opened()
+    leases.register("cheap", {"api": 1})
+    costly = leases.register("costly", {"api": 5})
+    began_ns = clock.true_ns
+    flood(clock, leases, "cheap", until=lambda: clock.true_ns > began_ns + 3 * LIMIT.period_ns)
+
+    # When a task of it comes, at a moment when there is nothing, it is met
+    assert leases.standing("costly") == Standing()
+    came_ns = clock.true_ns
+    answers: list[Grant | Hold] = []
+    leases._request(costly, answers.append, None)
+
+    def is_paid() -> bool:
+        # As the worker does: given back when it is held, and delivered again when it is not
+        if isinstance(answers[-1] if answers else None, Hold) and leases.standing("costly").consuming:
+            answers.clear()
+            leases._request(costly, answers.append, None)
+            leases._renewal.turn()
+        return any(isinstance(answer, Grant) for answer in answers)
+
+    # Then it is paid when what was spent before it came is free again, whatever the flood does
+    flood(clock, leases, "cheap", until=is_paid)
+    assert clock.true_ns - came_ns <= LIMIT.kept_ns + LIMIT.bucket_ns + 2 * TURN_NS
+
+
+def test_a_costly_task_among_cheap_ones_of_its_own_consumer_is_paid_within_a_window(
+    opened: Open, clock: FakeClock
+) -> None:
+    # Given a consumer whose tasks cost 1, and spend all there is, a unit a second
+    leases = opened()
+    cheap, costly = leases.register("timeline", {"api": 1}), leases.price("timeline", {"api": 5})
+    for _ in range(LIMIT.units):
+        (answer,) = ask(leases, "timeline", 1)
+        assert isinstance(answer, Grant)
+        leases.settle(answer)
+        pass_time(clock, leases, S)
+    came_ns = clock.true_ns
+
+    # When one comes that names a cost of 5, with four cheap ones in the slots beside it, and more behind them
+    answers: dict[Priced, list[Grant | Hold]] = {}
+    while not isinstance(found := (answers.get(costly) or [None])[0], Grant):
+        assert clock.true_ns - came_ns <= LIMIT.kept_ns + 2 * HOLD_AFTER_NS, "starved"
+        for price, got in list(answers.items()):
+            if got:
+                del answers[price]
+                if isinstance(got[0], Grant):
+                    leases.settle(got[0])
+        if leases.standing("timeline").consuming:
+            for price in (costly, *(leases.price("timeline", cheap.cost) for _ in range(5 - len(answers)))):
+                if price not in answers and len(answers) < 5:
+                    leases._request(price, answers.setdefault(price, []).append, None)
+        pass_time(clock, leases, TURN_NS)
+
+    # Then it is paid by the time that what was spent before is free again, however the others went on
+    leases.settle(found)
+
+
+def test_a_task_that_names_a_higher_cost_waits_no_longer_than_others_though_a_usual_one_could_be_paid(
+    opened: Open, clock: FakeClock
+) -> None:
+    # Given three units that are free, and a task that needs five
+    leases = opened()
+    leases.register("timeline", {"api": 1})
+    (grant,) = ask(leases, "timeline", LIMIT.units - 3)
+    assert isinstance(grant, Grant)
+    leases.settle(grant)
+    leases._renewal.turn()
+
+    came_ns = clock.true_ns
+    answers = ask(leases, "timeline", 5)
+    pass_time(clock, leases, HOLD_AFTER_NS)
+
+    # Then its consumer is held for it, until there are five
+    assert [type(answer) for answer in answers] == [Hold]
+    pass_time(clock, leases, LIMIT.period_ns - 2 * HOLD_AFTER_NS)
+    assert leases.standing("timeline").held is not None
+    while leases.standing("timeline").held is not None:
+        pass_time(clock, leases, TURN_NS)
+        assert clock.true_ns < came_ns + LIMIT.kept_ns + 2 * HOLD_AFTER_NS
+    assert leases.take(leases.price("timeline", {"api": 5})) is not None
+
+
+def test_the_claim_of_a_consumer_is_for_the_costliest_task_that_it_has_in_line(opened: Open) -> None:
+    running, leases = opened(), opened()
+    spend_all(running)
+    leases.register("timeline", {"api": 1})
+
+    for units in (1, 5, 2):
+        leases._request(leases.price("timeline", {"api": units}), lambda _: None, None)
+        leases._renewal.turn()
+
+    (claim,) = leases._ledger.readings()["api"].claims
+    assert (claim.consumer, claim.units) == ("timeline", 5)
+
+
+def test_behind_a_task_that_was_refused_none_of_its_consumer_asks_that_costs_less(opened: Open) -> None:
+    leases = opened()
+    for consumer in ("timeline", "mail"):
+        leases.register(consumer, {"api": 1})
+
+    def waits(consumer: str, units: int, *, refused: bool = True) -> Waiter:
+        priced = leases.price(consumer, {"api": units})
+        return Waiter(priced, lambda _: None, since_ns=0, refused_ns=0 if refused else None)
+
+    first, costly, cheap, equal = waits("timeline", 1), waits("timeline", 5), waits("timeline", 1), waits("timeline", 5)
+    new, other = waits("mail", 5, refused=False), waits("mail", 1)
+
+    assert in_turn([first, costly, cheap, equal], 0) == [first, costly, equal]
+    assert in_turn([costly, cheap, equal, new, other], 0) == [costly, equal, new, other]
+
+
+def test_a_cheap_task_does_not_overtake_the_costly_one_that_waits_before_it(opened: Open, clock: FakeClock) -> None:
+    # Given three units that are free, and three that a running task may give back
+    leases = opened()
+    leases.register("timeline", {"api": 1})
+    (settled,), (running,) = ask(leases, "timeline", LIMIT.units - 6), ask(leases, "timeline", 3)
+    assert isinstance(settled, Grant)
+    assert isinstance(running, Grant)
+    leases.settle(settled)
+    costly = ask(leases, "timeline", 5)
+
+    cheap = ask(leases, "timeline", 1)
+    assert (costly, cheap) == ([], [])
+    leases.settle(running, {})
+    pass_time(clock, leases, 2 * TURN_NS)
+
+    assert isinstance(costly[0], Grant)
+
+
+# -- buckets
+
+
+def test_a_task_that_waits_for_a_bucket_is_paid_an_interval_after_the_one_before_was_settled(
+    opened: Open, clock: FakeClock
+) -> None:
+    leases = opened(policy=PACED)
+    leases.register("timeline", {"api": 1})
+    (running,) = ask(leases, "timeline", 1)
+    assert isinstance(running, Grant)
+    answers = ask(leases, "timeline", 1)
+    clock.pass_ns(INTERVAL_NS)
+    leases._renewal.turn()
+    assert answers == []
+
+    # When it is settled, the thread is woken, and says itself when to wake again
+    leases._renewal.wake.clear()
+    leases.settle(running)
+    assert leases._renewal.wake.is_set()
+    settled_ns = clock.true_ns
+    sleep_ns = leases._renewal.turn()
+    while not answers:
+        clock.pass_ns(sleep_ns)
+        sleep_ns = leases._renewal.turn()
+        assert clock.true_ns - settled_ns <= INTERVAL_NS + S // 100, "paid late"
+
+    assert isinstance(answers[0], Grant)
+
+
+def test_a_bucket_that_others_keep_full_is_no_reason_to_hold_who_has_no_task(opened: Open, clock: FakeClock) -> None:
+    leases = opened(policy=PACED)
+    busy = leases.register("busy", {"api": 1})
+    leases.register("idle", {"api": 1})
+    answers: list[Grant | Hold] = []
+
+    for _ in range(30):
+        leases._request(busy, answers.append, None)
+    for _ in range(300):
+        clock.pass_ns(S // 100)
+        leases._renewal.turn()
+        for answer in answers:
+            if isinstance(answer, Grant):
+                leases.settle(answer)
+                leases._request(busy, answers.append, None)
+        answers.clear()
+        assert leases.standing("idle") == Standing()
+
+
+# -- what the API says
+
+
+def test_what_the_api_said_reaches_the_ledger_when_it_can_be_written_again(opened: Open, clock: FakeClock) -> None:
+    leases = opened()
+    leases.register("timeline", {"api": 1})
+    (running,) = ask(leases, "timeline", 1)
+    assert isinstance(running, Grant)
+    now_ns = leases.clock.now_ns()
+
+    with no_writes():
+        leases.tell("api", Heard(told=(Told(2, None, None, None, now_ns, now_ns),)))
+        leases.settle(running)
+        pass_time(clock, leases, 4 * TURN_NS)
+        assert leases.broken is not None
+    pass_time(clock, leases, 2 * TURN_NS)
+
+    assert leases.foreign()["api"].lo_units == 7

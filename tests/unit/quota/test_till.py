@@ -239,6 +239,57 @@ def test_what_comes_back_wakes_who_waits() -> None:
     assert scene.served() == [waiter]
 
 
+def test_what_lies_here_beyond_what_the_api_says_remains_goes_back_with_the_next_exchange() -> None:
+    # Given ten units, two of them with a task whose calls the API may not have counted yet
+    scene = Scene(api=10)
+    scene.take(api=2)
+
+    scene.till.bound("api", 5)
+
+    assert scene.left() == 3
+    assert scene.woken
+    assert scene.till.pools["api"].restate
+    assert scene.exchange() == {"api": 5}
+    # What remains for everybody is no less than what is here: nothing to give back
+    woken = scene.woken
+    scene.till.bound("api", 5)
+    assert (scene.left(), scene.woken) == (3, woken)
+
+
+def test_what_was_kept_for_a_consumer_goes_back_too_when_less_than_that_remains() -> None:
+    scene = Scene()
+    scene.till.earmark("costly", {"api": 5})
+
+    scene.till.bound("api", 2)
+
+    assert (scene.left(), scene.till.pools["api"].earmarks, scene.till.pools["api"].set_aside) == (2, {}, 0)
+    scene.take("cheap", api=2)
+
+
+def test_after_a_refusal_nothing_that_lies_here_is_spent_before_the_ledger_was_asked() -> None:
+    scene = Scene(api=5, mail=5)
+
+    scene.till.refuse("api")
+
+    assert scene.till.take(scene.price(api=1)) is None
+    scene.take(mail=1)
+    assert scene.exchange(leased={"api": 1}) == {"mail": 5}
+    scene.take(api=1)
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+def test_a_settlement_wakes_the_ledgers_thread_only_where_somebody_may_wait_for_it(urgent: bool) -> None:
+    scene = Scene(api=5)
+    settled, booked = scene.take(api=1), scene.take(api=1)
+    scene.till.pools["api"].urgent = urgent
+    woken = scene.woken
+
+    scene.till.settle(settled)
+    scene.till.book(booked, "api", 1)
+
+    assert scene.woken - woken == (2 if urgent else 0)
+
+
 def test_units_kept_for_a_consumer_are_taken_by_nobody_else() -> None:
     scene = Scene()
     scene.till.earmark("costly", {"api": 5})

@@ -6,6 +6,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from qctl.testing import FakeApi, run_task
 
 PAGE = Path(__file__).parents[3] / "docs/tasks.md"
 
@@ -21,7 +24,7 @@ def files() -> dict[str, str]:
 def test_the_tests_of_the_page_pass_on_the_handler_of_the_page(tmp_path: Path) -> None:
     # given the page's files, as they stand
     found = files()
-    assert found.keys() == {"myapp/tasks.py", "myapp/queue.py", "test_tasks.py"}
+    assert found.keys() == {"myapp/calls.py", "myapp/tasks.py", "myapp/queue.py", "test_tasks.py"}
     for name, text in found.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -33,3 +36,16 @@ def test_the_tests_of_the_page_pass_on_the_handler_of_the_page(tmp_path: Path) -
 
     # then all of them pass
     assert f"{found['test_tasks.py'].count('def test_')} passed" in done.stdout, done.stdout
+
+
+def test_the_calls_of_the_page_are_paid_in_both_forms() -> None:
+    # given the handlers of the page, plain and async
+    handlers: dict[str, Any] = {}
+    exec(files()["myapp/calls.py"], handlers)  # noqa: S102
+    api = FakeApi()
+    api.get("https://api.twitter.com/1.1/users/17", json={})
+
+    # when each runs, then each makes its call and pays for it
+    for name in ("user", "user_async"):
+        result = run_task(handlers[name], quota={"twitter": 1}, api=api)
+        assert (result.outcome, result.spent, len(result.calls)) == ("ack", {"twitter": 1}, 1)

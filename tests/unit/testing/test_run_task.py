@@ -344,3 +344,120 @@ def test_a_task_that_begins_late_is_over_its_time_all_the_same(monkeypatch: pyte
     monkeypatch.setattr(Executor, "_admit", late)
 
     assert run_task(lambda task: time.sleep(0.3), 1, timeout=0.05).outcome == "retry"
+
+
+# Limits that the API reports
+
+
+@pytest.mark.parametrize("reports", ["x-rate-limit", "ratelimit", "github"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_api_that_says_nothing_is_left_is_not_called(reports: str, asynchronous: bool) -> None:
+    # given an API of which somebody else has used all but one call, and says so
+    api = FakeApi()
+    api.get(USERS, json=[])
+    api.limit(USERS, 100, spent=99, reports=reports)
+
+    def three(task: Task) -> None:
+        for _ in range(3):
+            task.http.get(USERS)
+
+    async def three_async(task: Task) -> None:
+        for _ in range(3):
+            async with task.http_async.get(USERS) as answer:
+                assert await answer.json() == []
+
+    # when a task makes three
+    result = run_task(three_async if asynchronous else three, 1, quota={"twitter": 1}, api=api)
+
+    # then the first is answered, and the others are not made
+    assert (result.outcome, result.error) == ("deferred", "quota twitter cannot pay for 1 more")
+    assert [call.status for call in result.calls] == [200]
+    assert result.spent == {"twitter": 1}
+
+
+def test_the_wait_of_a_limit_that_reports_is_the_rest_of_its_period() -> None:
+    api = FakeApi()
+    api.get(USERS, json=[])
+    api.limit(USERS, 0, reports="github", period=200)
+
+    result = run_task(lambda task: task.http.get(USERS), 1, quota={"twitter": 1}, api=api)
+
+    assert (result.outcome, result.delay_s) == ("deferred", 300)
+    assert isinstance(result.exception, RateLimited)
+    assert result.exception.retry_after_s == pytest.approx(200, abs=3)
+
+
+def test_a_way_to_report_that_is_unknown_is_refused() -> None:
+    with pytest.raises(ValueError, match="found 'x-ratelimit'"):
+        FakeApi().limit(USERS, 1, reports="x-ratelimit")
+
+
+async def linked(task: Task) -> None:
+    async with task.http_async.post(USERS, json={"of": task.payload}, headers={"x-tenant": "a"}) as answer:
+        assert answer.status == 201
+        friends = (await answer.json())["friends"]
+    await task.spend_async(2)
+    for friend in friends:
+        task.enqueue("timeline", {"user": friend})
+
+
+def test_an_async_handler_with_an_async_client_is_the_same() -> None:
+    api = FakeApi()
+    api.post(USERS, status=302, headers={"location": "/moved"})
+    api.get("https://api.twitter.com/moved", status=201, json={"friends": [1]})
+
+    result = run_task(linked, 17, quota={"twitter": 1}, api=api)
+
+    assert (result.outcome, result.exception) == ("ack", None)
+    assert result.spent == {"twitter": 4}
+    assert [(call.method, call.body, call.headers.get("x-tenant"), call.status) for call in result.calls] == [
+        ("POST", b'{"of": 17}', "a", 302),
+        ("GET", b"", "a", 201),
+    ]
+    assert len(result.enqueued) == 1
+
+
+def test_an_async_handler_whose_call_fails_is_tried_again_and_one_that_is_limited_deferred() -> None:
+    async def handler(task: Task) -> None:
+        async with task.http_async.get(USERS) as answer:
+            answer.raise_for_status()
+
+    api = FakeApi()
+    api.get(USERS, status=500)
+    api.get(USERS, error=ConnectionResetError("gone"))
+
+    first = run_task(handler, 1, quota={"twitter": 1}, api=api)
+    second = run_task(handler, 1, quota={"twitter": 1}, api=api)
+    api.limit(USERS, 0, retry_after=20)
+    third = run_task(handler, 1, quota={"twitter": 1}, api=api)
+
+    assert [one.outcome for one in (first, second, third)] == ["retry", "retry", "deferred"]
+    assert [one.spent["twitter"] for one in (first, second, third)] == [1, 1, 1]
+    assert third.delay_s == 30
+
+
+def test_an_unexpected_call_of_an_async_client_fails_the_test() -> None:
+    async def handler(task: Task) -> None:
+        await task.http_async.get(USERS)
+
+    with pytest.raises(UnexpectedCall, match="the handler called GET"):
+        run_task(handler, 1, quota={"twitter": 1})
+
+
+def test_a_cost_above_the_burst_can_never_be_paid(tmp_path: Path) -> None:
+    inventory = tmp_path / "inventory.yaml"
+    inventory.write_text(
+        """
+        version: 1
+        broker: local
+        quotas: {twitter: {limit: 100/m, window: paced, burst: 4}}
+        consumers: {timeline: {handler: {http: {base_url: "https://api.twitter.com/"}}, quota: {twitter: 1}}}
+        hosts: {web-1: }
+        """
+    )
+
+    result = run_task("timeline", {}, inventory=inventory, headers={"qctl-cost": {"twitter": 5}})
+
+    assert (result.outcome, result.reason) == ("dead", "cost")
+    assert result.error == "qctl-cost asks 5 of twitter, more than the 4 it can ever pay at once"
+    assert run_task("timeline", {"path": "../other"}, inventory=inventory).error.endswith("tries to leave base_url")

@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 
 from qctl.control.host_answer import HostAnswer, ProcessLook, ProcessState
-from qctl.control.reading import ConsumerReading, Goodbye, HostReading, LimitReading, QuotaReading, Reading, Tag
+from qctl.control.quota_reading import LimitReading, QuotaReading
+from qctl.control.reading import ConsumerReading, Goodbye, HostReading, Reading, Tag
 from qctl.errors import BrokerUnreachable
 from qctl.inventory.load import load
 from qctl.inventory.model import Inventory

@@ -7,7 +7,9 @@ from datetime import UTC
 
 import pytest
 
-from qctl.ops.status import ConsumerRow, QueueRow, Seen, Source, State, Status
+from qctl.control.quota_reading import CostReading, ForeignReading
+from qctl.ops.events import Happened
+from qctl.ops.status import ConsumerRow, QueueRow, QuotaRow, Seen, Source, State, Status
 from qctl.tui import words
 from qctl.tui.cells import plain
 from qctl.tui.history import History
@@ -309,3 +311,90 @@ def test_before_anything_was_heard_everything_is_unknown_and_nothing_nought() ->
     assert {row["runs_out"] for row in found.values()} == {"-"}
     assert {(row["rate"], row["running"], row["heard"]) for row in found.values()} == {("-", "-", "-")}
     assert {row["quota"].split()[-1] for row in found.values()} == {"-/20000"}
+
+
+OTHERS = ForeignReading(
+    6_000, 6_000, 5_000, 3_600.0, 20_000, 9_000, since_s=troubled.at(13, 2), until_s=NOW_S + 600, lasting=True
+)
+
+
+def shared(*quotas: QuotaRow) -> Scene:
+    """The troubled fleet with these quotas."""
+    return scene(troubled.troubled(status=replace(troubled.troubled().status, quotas=quotas)), width=160)
+
+
+def test_what_somebody_else_spends_is_marked_in_words_on_hosts_and_quotas() -> None:
+    # given two hosts that spend 5000 of 20000, one of which somebody else does too
+    found = shared(troubled.quota("web-2", foreign=OTHERS), troubled.quota("web-3"))
+    words_ = "the API counts 11000 of 20000 used"
+
+    quotas, hosts = rows(View.QUOTAS, found), rows(View.HOSTS, found)
+    assert [quotas[f"{name}/twitter"]["used"].split()[-1] for name in ("web-2", "web-3")] == [
+        "5000+6000/20000",
+        "5000/20000",
+    ]
+    assert quotas["web-2/twitter"]["others"].startswith("6000 since 13:02:00; API 11000/")
+    assert quotas["web-3/twitter"]["others"] == ""
+    assert hosts["web-2"]["why"] == "twitter: 6000 by someone else"
+    assert "someone else" not in hosts["web-3"]["why"]
+    opened = detail(found, View.QUOTAS, "web-2/twitter")
+    assert opened is not None
+    assert f"{words_}; this host spent 5000; 6000 by someone else, since 13:02:00" in " ".join(
+        plain(cell).strip("· ") for cell in flowed(opened.lines, 200)
+    )
+    # and who filters for it finds it
+    assert list(rows(View.QUOTAS, found, Arrangement(match="someone else"))) == ["web-2/twitter"]
+
+
+def test_a_quota_that_others_have_used_up_is_used_up() -> None:
+    gone = troubled.quota("web-2", used=14_000, foreign=OTHERS, returns_at_s=troubled.at(14, 0, 7))
+
+    found = rows(View.QUOTAS, shared(gone))["web-2/twitter"]
+
+    assert (found["runs_out"], found["used"].split()[0]) == ("back 14:00:07", "━" * len(found["used"].split()[0]))
+
+
+def test_columns_of_others_and_windows_are_there_when_there_is_something_in_them() -> None:
+    ids = {column.id for column in LISTINGS[View.QUOTAS](scene()).columns}
+    assert not ids & {"others", "window"}
+
+    found = shared(
+        troubled.quota("web-1", window="fixed", resets_at_s=troubled.at(14, 0)),
+        troubled.quota("web-2", window="paced", burst_units=4),
+    )
+    assert [row["window"] for row in rows(View.QUOTAS, found).values()] == [
+        "fixed, resets 14:00:00",
+        "paced, 5.56/s, burst 4",
+    ]
+
+
+def test_a_quota_says_what_its_tasks_cost_and_what_to_declare() -> None:
+    cost = CostReading("timeline", "refresh", "twitter", 1, 180, 3, 7)
+    found = shared(troubled.quota("web-2", costs=(cost,)))
+
+    opened = detail(found, View.QUOTAS, "web-2/twitter")
+
+    assert opened is not None
+    assert (
+        "· timeline refresh: declared 1; half of 180 tasks need at most 3, 95 % at most 7; "
+        "too low: tasks need more than is reserved for them; declare 7"
+    ) in [plain(cell) for cell in flowed(opened.lines, 200)]
+
+
+def test_a_notice_of_a_host_is_an_event() -> None:
+    notice = Happened(
+        11,
+        "c1",
+        "worker",
+        target="web-2/twitter",
+        at="2026-11-22T13:29:00.000Z",
+        reason="the API counts 11000 of 20000 used",
+        notice="foreign spending begins",
+        since_s=troubled.at(13, 2),
+    )
+    found = scene(replace(troubled.troubled(), events=(notice,)))
+
+    row = rows(View.EVENTS, found)["11"]
+    assert (row["by"], row["verb"], row["target"]) == ("worker", "notice", "web-2/twitter")
+    assert row["why"].startswith("foreign spending begins since 13:0")
+    assert detail(found, View.EVENTS, "11") is not None

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from qctl.broker import topology
 from qctl.worker.consumer import LiveConsumer
 from qctl.worker.delivery import Delivery
+from qctl.worker.pace import Allowance
 
 
 class Place:
@@ -54,7 +55,13 @@ class Slots:
 
 
 def hearing(
-    name: str, queues: Mapping[str, str], *, declarations: Sequence[topology.Declaration] = (), served: bool = True
+    name: str,
+    queues: Mapping[str, str],
+    *,
+    declarations: Sequence[topology.Declaration] = (),
+    served: bool = True,
+    concurrency: int = 1,
+    allowance: Callable[[], Allowance] = Allowance,
 ) -> LiveConsumer:
     """A consumer of web-1 that hears what is commanded. queues: tags by queue; served: nothing is wrong with them."""
     live = LiveConsumer(
@@ -65,9 +72,10 @@ def hearing(
         declarations=declarations,
         persistent=True,
         ladder_s=(1.0,),
-        concurrency=1,
+        concurrency=concurrency,
         flush_soon=lambda: None,
         publisher=lambda: None,
+        allowance=allowance,
     )
     live._deaf = False
     for keeper in live._keepers.values():

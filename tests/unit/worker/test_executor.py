@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from qctl.broker.message import DeadReason, Properties
+from qctl.control.quota_reading import CostReading
 from qctl.inventory.model import Consumer, PythonHandler, Quota, Rate, RetryPolicy
 from qctl.quota import Leases, Ledger, Limit, Policy
 from qctl.units import NS_PER_S
@@ -205,3 +206,39 @@ def test_given_a_task_that_spends_more_than_the_limit_then_it_is_dead_and_nothin
     ledger = Ledger.open(tmp_path / "web-1")
     assert sum(ledger.readings()["api"].used(ledger.clock.now_ns())) == 0
     ledger.close()
+
+
+def test_what_a_task_that_ended_well_used_is_learnt_and_nothing_of_the_others(tmp_path: Path) -> None:
+    # Given a consumer that declares 2 of api, and 1 of mail which its tasks never meter
+    hour_ns = 3_600 * NS_PER_S
+    policies = [Policy(name, (Limit(1_000, hour_ns),)) for name in ("api", "mail")]
+    with Leases.open(tmp_path / "web-1", policies, hold_after_s=5.0) as leases:
+        plain = rules()
+        cost = {"api": 2, "mail": 1}
+        quotas = {name: Quota(name, (Rate(1_000, hour_ns),)) for name in cost}
+        paying = replace(plain, quotas=quotas, consumer=replace(plain.consumer, cost=cost))
+        acts: list[Callable[[Task], object]] = []
+        left: list[Settled] = []
+        executor = Executor(
+            paying,
+            Handler(run=lambda task: acts.pop(0)(task)),
+            leases,
+            leases.register("calls", cost),
+            left.append,
+            lambda _: True,
+        )
+
+        def fails(task: Task) -> None:
+            task.spend(9, quota="api")
+            raise ValueError("broken")
+
+        # When one spends 5, one fails, one meters nothing, one names its own cost, and one meters and spends nothing
+        acts += [lambda task: task.spend(5, quota="api"), fails, lambda _: None]
+        acts += [lambda task: task.spend(7, quota="api"), lambda task: task.spend(0, quota="api")]
+        for headers in ({}, {}, {}, {"qctl-cost": {"api": 7}}, {}):
+            executor.work(delivery(**headers))
+
+        # Then the first and the last have told what tasks cost
+        assert [settled.outcome.ending for settled in left].count(Ending.ACK) == 4
+        (found,) = paying.learned.readings("calls", cost, time.monotonic())
+        assert found == CostReading("calls", "", "api", declared=2, tasks=2, p50=0, p95=5)

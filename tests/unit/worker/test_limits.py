@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qctl.control.desired import Desired, Override
-from qctl.quota import Grant, Hold, Leases, Limit, Policy, Standing
+from qctl.quota import Grant, Hold, Leases, Limit, Policy, Standing, Window
 from qctl.units import NS_PER_S
 from qctl.worker.limits import Limits, rates
 from tests.fleet import wait_until
@@ -162,3 +162,14 @@ def test_a_process_that_hears_nothing_lowers_a_limit_and_never_raises_it(join: J
     asyncio.run(deaf.apply(desired(override("2000/h", until_s=200.0)), 100.0))
     asyncio.run(deaf.apply(desired(), 200.0, hears=False))
     assert second.look()["api"].limits[0].limit.units == 1000
+
+
+def test_a_process_that_hears_nothing_leaves_a_paced_limit_paced(join: Join) -> None:
+    paced = Policy("api", (Limit(1000, HOUR_NS),), Window.PACED, burst_units=10)
+    leases, limits = join(paced)
+    stated = [part.limit for part in leases.look()["api"].limits]
+
+    asyncio.run(limits.apply(desired(), 0.0, hears=False))
+
+    assert [part.limit for part in leases.look()["api"].limits] == stated
+    assert [limit.window for limit in stated] == [Window.PACED, Window.SLIDING]

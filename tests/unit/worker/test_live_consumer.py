@@ -11,6 +11,7 @@ from qctl.broker import topology
 from qctl.broker.message import Properties
 from qctl.worker.delivery import Delivery, Settled
 from qctl.worker.outcome import ACK
+from qctl.worker.pace import PREFETCH_EVERY_S, Allowance
 from tests.unit.worker.stand_ins import Place, Slots, hearing
 
 
@@ -152,3 +153,25 @@ def test_a_subscription_with_too_much_in_mind_is_cancelled_and_a_new_one_takes_o
 
     assert keeper._changed.is_set()
     assert keeper.should_cancel(cast(Any, subscription))
+
+
+def test_a_consumer_holds_what_its_paced_quota_pays_for_also_before_and_after_a_hold() -> None:
+    # Given a quota of five tasks a second, of which each may wait for two
+    found = [Allowance(interval_s=0.2, patience_s=2.0)]
+    live = hearing("calls", {"work": "tag"}, concurrency=16, allowance=lambda: found[0])
+    live.executor = cast(Any, Slots())
+    assert live.prefetch == 5
+
+    # When tasks turn out to be short, it stays at that
+    live.pace.add(1, 0.001, 2)
+    live.tick()
+    assert live.prefetch == 5
+    live.hold("quota", "quota api")
+    live.release("quota")
+    assert live.prefetch == 5
+
+    # and follows the quota when that is changed
+    found[0] = Allowance(interval_s=0.02, patience_s=2.0)
+    live._prefetch.changed_s = -PREFETCH_EVERY_S
+    live.tick()
+    assert live.prefetch == 50

@@ -11,13 +11,18 @@ from pathlib import Path
 
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
 
 from qctl.broker.message import DeadReason, Malformed
 from qctl.quota import Grant, Leases, Ledger, Limit, Policy
+from qctl.quota.listener import Listener
+from qctl.quota.upstream import Heard, Style
 from qctl.units import NS_PER_S
 from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
 from qctl.worker.http import MeteredSession
-from qctl.worker.meter import Meter, block, tariff
+from qctl.worker.meter import Meter, block
+from qctl.worker.tariff import tariff
 from qctl.worker.upstream import Seen, Sight
 from tests.fleet import wait_until
 from tests.upstream import Upstream
@@ -285,7 +290,7 @@ def test_given_more_units_than_the_limit_then_the_task_is_dead_whatever_the_hand
     grant = host.admit(api=2)
     meter = host.meter(grant)
 
-    with pytest.raises(Malformed, match="asks 51 of api, more than its limit 50") as refused:
+    with pytest.raises(Malformed, match="asks 51 of api, more than the 50 it can ever pay") as refused:
         meter.spend(LIMIT + 1)
     finish(host, grant, meter)
 
@@ -532,8 +537,196 @@ def test_given_an_epoch_taken_for_a_delay_then_the_quota_is_blocked_for_a_day_at
     for seconds in (1.7e9, 1.7e12, float("inf")):
         block(host.leases, "api", seconds)
 
-    host.leases.close()
-    ledger = Ledger.open(host.directory)
-    now_ns = ledger.clock.now_ns()
-    assert now_ns < ledger.readings()["api"].blocked_until_ns <= now_ns + 86_400 * NS_PER_S
-    ledger.close()
+    until_ns = wait_until("the block", lambda: host.leases.look()["api"].blocked_until_ns)
+    now_ns = host.leases.clock.now_ns()
+    assert now_ns < until_ns <= now_ns + 86_401 * NS_PER_S  # and the spread of hosts that come back
+
+
+# Retries of the session's own
+
+
+def mounted(meter: Meter, retries: Retry) -> MeteredSession:
+    session = MeteredSession(meter)
+    session.mount("http://", HTTPAdapter(max_retries=retries))
+    return session
+
+
+@pytest.mark.parametrize(("attempts", "raise_on_status"), [(1, True), (3, True), (3, False)])
+def test_given_an_adapter_with_retries_then_each_try_is_paid(
+    host: Host, upstream: Upstream, attempts: int, raise_on_status: bool
+) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+    retries = Retry(attempts - 1, status_forcelist=[503], backoff_factor=0, raise_on_status=raise_on_status)
+    before = len(upstream.calls("/status/503"))
+
+    if raise_on_status:
+        with pytest.raises(requests.exceptions.RetryError):
+            mounted(meter, retries).get(upstream.address + "/status/503")
+    else:
+        assert mounted(meter, retries).get(upstream.address + "/status/503").status_code == 503
+    finish(host, grant, meter)
+
+    assert len(upstream.calls("/status/503")) - before == attempts
+    assert host.spent()["api"] == attempts
+    assert meter.used() == {"api": attempts}
+
+
+def test_given_no_answer_then_what_was_tried_again_counts_each_time(host: Host, upstream: Upstream) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+    before = len(upstream.calls("/wait"))
+
+    with pytest.raises(requests.ReadTimeout):
+        mounted(meter, Retry(2, backoff_factor=0)).get(upstream.address + "/wait/5", timeout=0.1)
+    with pytest.raises(requests.ReadTimeout):  # which a POST is not
+        mounted(meter, Retry(2, backoff_factor=0)).post(upstream.address + "/wait/5", timeout=0.1)
+    finish(host, grant, meter)
+
+    assert len(upstream.calls("/wait")) - before == 4
+    assert host.spent()["api"] == 4
+
+
+def test_given_retries_and_nobody_there_then_nothing_is_spent(host: Host) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(requests.ConnectionError):
+            mounted(meter, Retry(3, backoff_factor=0)).get(f"http://127.0.0.1:{unused.getsockname()[1]}/")
+    finish(host, grant, meter)
+
+    assert host.spent()["api"] == 0
+
+
+def test_given_retries_that_the_host_cannot_pay_then_they_are_not_made(host: Host, upstream: Upstream) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+    meter.spend(LIMIT - 2)
+    before = len(upstream.calls("/status/503"))
+
+    with pytest.raises(Unpaid):
+        mounted(meter, Retry(5, status_forcelist=[503], backoff_factor=0)).get(upstream.address + "/status/503")
+    finish(host, grant, meter)
+
+    assert len(upstream.calls("/status/503")) - before == 2
+    assert host.spent()["api"] == LIMIT
+
+
+def test_given_one_adapter_that_many_tasks_mount_then_each_has_its_retries_and_redirects_are_paid_too(
+    host: Host, upstream: Upstream
+) -> None:
+    shared = HTTPAdapter(max_retries=Retry(1, status_forcelist=[503], backoff_factor=0, raise_on_status=False))
+    for _ in range(2):
+        grant = host.admit(api=1)
+        meter = host.meter(grant)
+        session = MeteredSession(meter)
+        session.mount("http://", shared)
+        session.get(upstream.address + "/status/503")
+        session.get(upstream.address + "/redirect")
+        finish(host, grant, meter)
+        assert meter.used() == {"api": 4}
+
+    assert host.spent()["api"] == 8
+
+
+def test_given_a_body_that_is_used_up_then_it_is_not_sent_again_empty(host: Host, upstream: Upstream) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+    before = len(upstream.calls("/status/503"))
+
+    with pytest.raises(requests.exceptions.UnrewindableBodyError):
+        mounted(meter, Retry(2, status_forcelist=[503], backoff_factor=0)).put(
+            upstream.address + "/status/503", data=iter([b"once"]), headers={"content-length": "4"}
+        )
+    finish(host, grant, meter)
+
+    assert len(upstream.calls("/status/503")) - before == 1
+
+
+def test_given_a_task_over_its_time_then_the_calls_of_what_it_mounted_are_cut_off_too(
+    host: Host, upstream: Upstream
+) -> None:
+    grant = host.admit(api=1)
+    meter = host.meter(grant)
+    session = mounted(meter, Retry(5, backoff_factor=0))
+    stopping = threading.Timer(0.3, meter.stop)
+    stopping.start()
+
+    started_s = time.monotonic()
+    with pytest.raises(TimedOut):
+        session.get(upstream.address + "/wait/5")
+    stopping.join()
+    finish(host, grant, meter)
+
+    assert time.monotonic() - started_s < 3
+    assert host.spent()["api"] == 1
+
+
+# What the API says
+
+
+class Ear(Leases):
+    """Notes what it is told."""
+
+    told: list[tuple[str, Heard]]
+
+    def tell(self, quota: str, heard: Heard) -> None:
+        self.told.append((quota, heard))
+
+
+def test_given_answers_then_the_ledger_hears_each_that_says_something(host: Host, upstream: Upstream) -> None:
+    host.leases.__class__, host.leases.told = Ear, []  # type: ignore[attr-defined]
+    grant = host.admit(api=3, mail=1)
+    meter = host.meter(grant, mail=(upstream.address + "/mail/",))
+    session = MeteredSession(meter)
+    before_ns = host.leases.clock.now_ns()
+
+    session.get(upstream.address + "/users")
+    session.get(upstream.address + "/say", params={"x-ratelimit-remaining": "17", "x-ratelimit-limit": "50"})
+    session.get(upstream.address + "/mail/say", params={"ratelimit": '"a";r=9;t=30'})
+    with pytest.raises(RateLimited):
+        session.get(upstream.address + "/say", params={"status": "429", "retry-after": "30"})
+    finish(host, grant, meter)
+
+    said = host.leases.told  # type: ignore[attr-defined]
+    assert [(quota, [told.remaining_units for told in heard.told], heard.refused) for quota, heard in said] == [
+        ("api", [17], False),
+        ("mail", [9], False),
+        ("api", [], True),
+    ]
+    told = said[0][1].told[0]
+    assert before_ns < told.sent_ns < told.received_ns < host.leases.clock.now_ns()
+
+
+def test_given_the_style_of_a_quota_then_other_headers_are_not_heard(host: Host, upstream: Upstream) -> None:
+    host.leases.__class__, host.leases.told = Ear, []  # type: ignore[attr-defined]
+    grant = host.admit(api=1)
+    rates = tariff({"api": 1}, {}, {}, {"api": Listener(Style.NONE)})
+    meter = Meter(host.leases, grant, rates)
+
+    MeteredSession(meter).get(upstream.address + "/say", params={"x-ratelimit-remaining": "0"})
+    finish(host, grant, meter)
+
+    assert host.leases.told == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_given_a_403_of_github_then_its_body_says_which_it_is_and_stays_readable(
+    host: Host, upstream: Upstream, stream: bool
+) -> None:
+    grant = host.admit(api=3)
+    meter = host.meter(grant)
+    session = MeteredSession(meter)
+    said = {"status": "403", "x-github-request-id": "A1", "x-ratelimit-remaining": "9"}
+
+    answer = session.get(upstream.address + "/say", params={**said, "body": "Must have admin rights"}, stream=stream)
+    assert answer.text == "Must have admin rights"
+    assert meter.seen is not None
+    assert meter.seen.sight is Sight.REFUSED
+    with pytest.raises(RateLimited, match="a secondary limit: the upstream answered 403") as limited:
+        session.get(upstream.address + "/say", params={**said, "body": "a secondary rate limit"}, stream=stream)
+    finish(host, grant, meter)
+
+    assert limited.value.retry_after_s == 60

@@ -18,20 +18,19 @@ from qctl.broker.lossy import MAX_UNCONFIRMED, LossyPublisher
 from qctl.broker.message import Outgoing, Properties
 from qctl.broker.session import Channel, ChannelLost, Connection
 from qctl.control.desired import Override, Pause
+from qctl.control.quota_reading import ForeignReading, LimitReading, OverrideReading, QuotaReading
 from qctl.control.reading import (
     MAX_READING_BYTES,
     Goodbye,
     Hold,
-    LimitReading,
-    OverrideReading,
-    QuotaReading,
     Reading,
     Tag,
 )
 from qctl.control.reading_parse import from_json, parse
 from qctl.control.target import Target
-from qctl.quota import Account, Grant, Leases, Limit, Policy
+from qctl.quota import Account, Grant, Leases, Limit, Policy, Window
 from qctl.quota.account import Counted
+from qctl.quota.foreign import ForeignReport
 from qctl.worker import readings
 from qctl.worker.consumer import LiveConsumer
 from qctl.worker.readings import Clocks, Telemetry, consumer_reading, quota_reading
@@ -40,6 +39,7 @@ from tests.wire import scenario
 
 S = 10**9
 NOW = Clocks(now_ns=500 * S, now_s=1_800_000_000.0)
+TWITTER = Policy("twitter", (Limit(100, 60 * S),))
 NOON = "2026-11-22T12:00:00.000Z"
 NOON_S = 1_795_348_800.0
 
@@ -118,7 +118,7 @@ def account(units: int, limit: int = 100, **more: Any) -> Account:
 
 
 def test_instants_of_a_quota_are_told_by_the_wall_clock() -> None:
-    found = quota_reading("twitter", account(40, blocked_until_ns=530 * S), None, NOW)
+    found = quota_reading(TWITTER, account(40, blocked_until_ns=530 * S), NOW)
 
     assert found == QuotaReading(
         "twitter",
@@ -131,12 +131,12 @@ def test_instants_of_a_quota_are_told_by_the_wall_clock() -> None:
         blocked_until_s=NOW.now_s + 30,
         limits=(LimitReading(100, 60.0, 40),),
     )
-    assert quota_reading("twitter", account(40, returns_ns=None), None, NOW).returns_at_s is None
+    assert quota_reading(TWITTER, account(40, returns_ns=None), NOW).returns_at_s is None
 
 
 @pytest.mark.parametrize(("units", "used", "over"), [(99, 99, 0), (100, 100, 0), (140, 100, 40)])
 def test_used_is_never_more_than_the_limit(units: int, used: int, over: int) -> None:
-    found = quota_reading("twitter", account(units), None, NOW)
+    found = quota_reading(TWITTER, account(units), NOW)
 
     assert (found.used, found.over, found.dry) == (used, over, used == 100)
 
@@ -144,7 +144,7 @@ def test_used_is_never_more_than_the_limit(units: int, used: int, over: int) -> 
 def test_an_override_says_who_why_and_until_when() -> None:
     override = Override("id", "anna", None, NOON, "sale", 2e9, "web-1", "twitter", ("50/m",))
 
-    found = quota_reading("twitter", account(40), override, NOW)
+    found = quota_reading(TWITTER, account(40), NOW, override=override)
 
     assert found.override == OverrideReading(("50/m",), "anna", "sale", 2e9, NOON_S)
 
@@ -166,6 +166,46 @@ def test_what_a_task_has_reserved_is_used_and_what_lies_in_memory_is_leased(tmp_
         assert found["twitter"].binding.units == 4
         assert found["twitter"].lease_units == leases.readings()["twitter"].leased_units - 4 > 0
         assert not found["twitter"].dry
+
+
+@pytest.mark.parametrize(("most", "told"), [(14, 14), (300, 100)])
+def test_what_others_have_spent_is_told_with_what_the_upstream_said(most: int, told: int) -> None:
+    report = ForeignReport(
+        quota="twitter",
+        limit=Limit(100, 60 * S),
+        lo_units=12,
+        hi_units=most,
+        remaining_units=-3,
+        limit_units=90,
+        our_units=60,
+        since_ns=440 * S,
+        until_ns=550 * S,
+        lasting=True,
+    )
+
+    found = quota_reading(TWITTER, account(60), NOW, foreign=report).foreign
+
+    # more than the limit cannot be gone of it
+    assert found == ForeignReading(
+        12, told, 60, 60.0, limit=90, remaining=0, since_s=NOW.now_s - 60, until_s=NOW.now_s + 50, lasting=True
+    )
+
+
+def test_what_others_have_spent_is_not_over_a_lowered_limit() -> None:
+    counted = Counted(Limit(100, 60 * S), 90, others_units=30)
+
+    found = quota_reading(TWITTER, Account(counted, (counted,), 0, True, None, None), NOW)
+
+    assert (counted.room_units, found.used, found.over) == (-20, 90, 0)
+
+
+def test_a_fixed_window_says_when_it_begins_anew() -> None:
+    counted = Counted(Limit(100, 60 * S), 40, resets_ns=530 * S)
+    policy = Policy("twitter", (Limit(100, 60 * S),), Window.FIXED)
+
+    found = quota_reading(policy, Account(counted, (counted,), 0, False, None, None), NOW)
+
+    assert (found.window, found.limits[0].resets_at_s) == ("fixed", NOW.now_s + 30)
 
 
 # Sending
@@ -241,6 +281,8 @@ class Process:
             broken=None,
             ledger_id="abc",
             accounts=lambda policies: {policy.name: account(40) for policy in policies},
+            readings=dict,
+            foreign=dict,
             standing=lambda _consumer: SimpleNamespace(held=None),
         )
         self.telemetry = Telemetry(

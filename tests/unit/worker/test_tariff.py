@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qctl.worker.meter import tariff
+from qctl.worker.tariff import tariff
 
 URLS = {"search": ("https://api.example.com/1.1/search",), "rest": ("https://api.example.com/", "http://10.0.0.7:8080")}
 
