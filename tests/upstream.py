@@ -7,11 +7,17 @@
 /.../drip              answers a byte every 100 ms for ever
 /.../drip-headers      the same, and never gets to the end of the headers
 /.../half              closes the connection in the middle of its answer
+/.../half-refused      the same, of a 403 as GitHub's, in chunks
+/.../drip-refused      answers it a byte every 100 ms for ever
+/.../long-refused      answers 403 as GitHub's with LONG_BYTES, in chunks
+/.../late-429/0.5      answers 429 after half a second
+/.../digest/200        asks for HTTP Digest, and answers what comes with it like this
 anything else          answers 200 and repeats the call as JSON
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Mapping
@@ -19,6 +25,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from urllib.parse import parse_qsl, urlsplit
+
+LONG_BYTES = 24 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +65,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nx-drip: ")
                 while not self.server.ending.wait(0.1):
                     self.wfile.write(b".")
-            case ("half", _, _):
-                self.send_response(200)
-                self.send_header("content-length", "100")
-                self.end_headers()
-                self.wfile.write(b"half")
-                self.close_connection = True
             case (_, "status", number):
                 self.reply(int(number))
             case (_, "wait", seconds):
@@ -74,8 +76,42 @@ class _Handler(BaseHTTPRequestHandler):
                 self.reply(403, retry_after=value, x_ratelimit_remaining="0")
             case (_, "size", number):
                 self.reply(200, b"x" * int(number))
+            case (last, _, _):
+                self.handle_other(call, last, verb, argument)
+
+    def handle_other(self, call: Call, last: str, verb: str, argument: str) -> None:
+        match (last, verb, argument):
+            case ("long-refused", _, _):
+                self.long()
+            case ("half-refused", _, _):
+                self.send_response(403)
+                self.send_header("x-github-request-id", "A1")
+                self.send_header("transfer-encoding", "chunked")
+                self.end_headers()
+                self.wfile.write(b"64\r\nhalf")
+                self.close_connection = True
+            case ("half", _, _):
+                self.send_response(200)
+                self.send_header("content-length", "100")
+                self.end_headers()
+                self.wfile.write(b"half")
+                self.close_connection = True
+            case ("drip-refused", _, _):
+                self.drip(403)
+            case (_, "late-429", seconds):
+                self.server.ending.wait(float(seconds))
+                self.reply(429, retry_after="30")
+            case (_, "digest", _) if "authorization" not in call.headers:
+                self.reply(401, www_authenticate='Digest realm="r", nonce="n", qop="auth"')
+            case (_, "digest", number):
+                self.reply(int(number))
             case _:
-                said = {"method": call.method, "path": call.path, "params": params, "body": body.decode("utf-8")}
+                said = {
+                    "method": call.method,
+                    "path": call.path,
+                    "params": call.params,
+                    "body": call.body.decode("utf-8"),
+                }
                 self.reply(200, json.dumps(said).encode(), content_type="application/json")
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = handle_call  # noqa: N815
@@ -93,10 +129,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def say(self, said: dict[str, str]) -> None:
         status, answer = int(said.pop("status", "200")), said.pop("body", "{}").encode()
+        if said.get("content-encoding") == "gzip":
+            answer = gzip.compress(answer)
         self.reply(status, answer, **{name.replace("-", "_"): value for name, value in said.items()})
 
-    def drip(self) -> None:
-        self.send_response(200)
+    def long(self) -> None:
+        self.send_response(403)
+        self.send_header("x-github-request-id", "A1")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        size = 1 << 16
+        for number in range(LONG_BYTES // size):
+            self.wfile.write(b"%x\r\n" % size + number.to_bytes(2, "big") * (size // 2) + b"\r\n")
+            self.server.sent_bytes += size
+        self.wfile.write(b"0\r\n\r\n")
+
+    def drip(self, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("x-github-request-id", "A1")
         self.send_header("content-length", "100000")
         self.end_headers()
         while not self.server.ending.wait(0.1):
@@ -114,6 +164,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.calls: list[Call] = []
+        self.sent_bytes = 0
         self.ending = threading.Event()
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -143,6 +194,11 @@ class Upstream:
     def address(self) -> str:
         """`http://HOST:PORT`."""
         return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def sent_bytes(self) -> int:
+        """Of all long answers so far, what the system has taken."""
+        return self._server.sent_bytes
 
     def calls(self, below: str = "/") -> list[Call]:
         """The calls so far whose path begins like this, in order."""

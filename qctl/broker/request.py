@@ -9,14 +9,14 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qctl.broker import topology
 from qctl.broker.message import COST, DELAY, PERSISTENT, TRANSIENT, Outgoing, Properties, short
 from qctl.errors import UsageError
-from qctl.inventory.model import Consumer, Inventory
+from qctl.inventory.model import Consumer, Host, Inventory
 from qctl.inventory.nearest import did_you_mean
 from qctl.units import MAX_UNITS, format_duration, format_size, parse_duration
 
@@ -65,6 +65,7 @@ def request(
             )
         queue, hosts, payer = topology.directed_queue(queue, host), [host], running
     _check_cost(payer, cost or {})
+    _check_payable(inventory, consumer_name, [host] if host is not None else list(inventory.hosts), cost or {})
     for what, value in (("type", type), ("id", id)):
         if value is not None and not _is_short(value):
             raise UsageError(f"the {what} must be UTF-8 text of 1 to {MAX_SHORT_BYTES} bytes")
@@ -89,6 +90,23 @@ def _check_cost(consumer: Consumer, cost: Mapping[str, int]) -> None:
             )
         if isinstance(units, bool) or not isinstance(units, int) or not 0 <= units <= MAX_UNITS:  # type: ignore[redundant-expr]
             raise UsageError(f"the cost in {quota} must be a whole number from 0 to 10^12, found {units!r}")
+
+
+def _check_payable(inventory: Inventory, consumer: str, hosts: Sequence[str], cost: Mapping[str, int]) -> None:
+    """What no host that runs it can ever pay for would be a dead letter. Judged by the inventory's limits."""
+    for quota, units in cost.items():
+        running = [inventory.hosts[name] for name in hosts if quota in _cost_on(inventory.hosts[name], consumer)]
+        most = max((host.quotas[quota].most_units for host in running), default=units)
+        if units > most:
+            raise UsageError(
+                f"a cost of {units} in {quota} is more than any host that runs {consumer} can ever pay: {most} at most",
+                hint="Lower it, or raise the limit in the inventory: what `qctl quota set` has set is not known here.",
+            )
+
+
+def _cost_on(host: Host, consumer: str) -> Mapping[str, int]:
+    running = host.consumers.get(consumer)
+    return running.cost if running is not None else {}
 
 
 def _is_short(value: object) -> bool:

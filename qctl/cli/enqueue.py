@@ -12,6 +12,7 @@ import click
 from qctl.cli import completion, quiet, render
 from qctl.cli.options import Duration, Output, Settings, pass_settings
 from qctl.cli.progress import Progress
+from qctl.units import MAX_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,8 +30,8 @@ class Units(click.ParamType[tuple[str, int]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
         quota, equals, units = str(value).partition("=")
-        if not equals or not units.isdecimal() or len(units) > 12:
-            self.fail(f"expected QUOTA=N with a whole number N, found {value!r}", param, ctx)
+        if not equals or not (units.isascii() and units.isdecimal()) or len(units) > 13 or int(units) > MAX_UNITS:
+            self.fail(f"expected QUOTA=N with a whole number N from 0 to 10^12, found {value!r}", param, ctx)
         return quota, int(units)
 
 
@@ -71,6 +72,8 @@ def enqueue(
     from qctl.ops import lines
 
     _check_usage(payload, source, identity, skip)
+    if twice := next((quota for quota, _ in cost if [name for name, _ in cost].count(quota) > 1), None):
+        raise click.UsageError(f"--cost names quota {twice} twice")
     inventory = settings.load()
     wanted = request(inventory, consumer, host=host, cost=dict(cost), type=kind, id=identity, delay=delay)
     max_bytes = inventory.worker.max_body_bytes

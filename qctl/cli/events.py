@@ -102,12 +102,12 @@ async def _print(settings: Settings, found: AsyncIterator[Happened], *, at_once:
     """One line an event as it comes, or one document. at_once: into a pipe as well, for whoever follows."""
     items: list[dict[str, Any]] = []
     titled = False
+    if at_once and settings.output in (Output.TABLE, Output.WIDE):
+        titled = _say_title()
     async for event in found:
         match settings.output:
             case Output.TABLE | Output.WIDE:
-                if not titled:
-                    render.raw(_title())
-                titled = True
+                titled = titled or _say_title()
                 render.line(row(event))
             case Output.JSON:
                 if len(items) >= MAX_ITEMS:
@@ -119,6 +119,14 @@ async def _print(settings: Settings, found: AsyncIterator[Happened], *, at_once:
             sys.stdout.flush()
     if settings.output is Output.JSON:
         render.write_json({"v": 1, "items": items})
+    elif not titled and settings.output in (Output.TABLE, Output.WIDE):
+        _say_title()
+
+
+def _say_title() -> bool:
+    render.raw(_title())
+    sys.stdout.flush()
+    return True
 
 
 def _title() -> str:
@@ -137,7 +145,7 @@ def row(event: Happened) -> str:
         event.target,
     )
     more = (
-        event.notice,
+        event.found_out,
         f"since {local(event.since_s)}" if event.since_s is not None else "",
         ", ".join(event.rates),
         f"until {local(until_s)}" if until_s is not None else "",

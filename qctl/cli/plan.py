@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     metavar="HOST/QUOTA=RATE",
     multiple=True,
     shell_complete=completion.host_quota,
-    help="As if this limit held: 100/h, or several with commas: 300/15m,20000/h. `*` stands for any characters.",
+    help="As if this limit held: 100/h, or several with commas: 300/15m,20000/h. `*` stands for any characters; "
+    "of two that name the same quota the last holds.",
 )
 @click.option(
     "--add-host",
@@ -76,6 +77,9 @@ def show(settings: Settings, found: Plan) -> None:
         render.show(settings, items=items, columns=(), name=lambda item: item["queue"], document=whole)
         return
     wide = settings.output is Output.WIDE
+    if found.unheard:  # what all the rest stands on
+        render.line(f"assumed: {found.assumed[0]}")
+        render.line()
     sections = [(queue_columns(found.at_s), found.queues), (quota_columns(found.at_s), found.quotas)]
     for number, (columns, rows) in enumerate((columns, rows) for columns, rows in sections if rows):
         if number:
@@ -94,7 +98,7 @@ def sentences(found: Plan) -> list[str]:
         lines.append(f"{first.address} runs out first: {_when(first.out_at_s, found.at_s)}")
     elif found.quotas:
         lines.append("no quota runs out")
-    lines += [f"assumed: {text}" for text in found.assumed]
+    lines += [f"assumed: {text}" for text in found.assumed[found.unheard :]]
     return lines
 
 

@@ -2,8 +2,8 @@
 
 A command describes its rows once (`Column`, `show`); the form follows `-o`. Text from a broker is never taken as
 markup, and its control characters are made visible. Tables on a terminal have
-a bold head and fit it, as far as free text can be wrapped; elsewhere they are plain columns, complete, for `grep` and
-`awk`.
+a bold head and fit it: free text is wrapped, and what has no room stands below its row; elsewhere they are plain
+columns, complete, for `grep` and `awk`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ Item = Mapping[str, Any]
 
 #: What stands for a value that is not known; never 0.
 UNKNOWN = "-"
-#: Between two columns.
-_GAP = "  "
+#: Between two columns; before what stands below a row.
+_GAP, _BELOW = "  ", "    "
+#: Lines of a row of a table, where free text is wrapped.
+MAX_WRAPPED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,31 +140,83 @@ def _terminal_table(settings: Settings, columns: Sequence[Column], rows: Sequenc
 
 
 def fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int) -> list[str]:
-    """A table's lines, the titles first, in `width` terminal cells as far as free text can be wrapped at its blanks.
+    """A table's lines, the titles first, in `width` terminal cells: free text is wrapped at its blanks, and where that
+    is not enough, columns stand below their row, each value behind its title, what is not known left out.
 
     What is not free text stands in one piece, however long its line becomes: half a number is another number.
     """
     from rich.cells import cell_len
 
-    titles = [column.title for column in columns]
-    cells = list(zip(titles, *rows, strict=True))
-    widths = [max(map(cell_len, each)) for each in cells]
+    beside = list(range(len(columns)))
+    while len(beside) > 1 and not _fits(columns, rows, beside, width, cell_len):
+        # Words first, from the right; then numbers, but for the name that a row begins with.
+        words = [at for at in beside[1:] if columns[at].free]
+        beside.remove(words[-1] if words else beside[-1])
+    below = [at for at in range(len(columns)) if at not in beside]
+    shown = [columns[at] for at in beside]
+    widths = _widths(columns, rows, beside, width, cell_len)
+    lines = []
+    for number, row in enumerate(([column.title for column in columns], *rows)):
+        parts = [
+            _wrapped(row[at], own, cell_len) if columns[at].free else [row[at]]
+            for at, own in zip(beside, widths, strict=True)
+        ]
+        lines += [_line(shown, each, widths, cell_len) for each in zip_longest(*parts, fillvalue="")]
+        if number:
+            known = [(f"{columns[at].title} {row[at]}", columns[at].free) for at in below if row[at] != UNKNOWN]
+            lines += [f"{_BELOW}{line}\n" for line in _stacked(known, width - len(_BELOW), cell_len)]
+    return lines
+
+
+def _fits(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    beside: Sequence[int],
+    width: int,
+    length: Callable[[str], int],
+) -> bool:
+    """Whether these columns fit, and no row of them becomes a column of words one below the other."""
+    widths = _widths(columns, rows, beside, width, length)
+    if sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+        return False
+    return all(
+        len(_wrapped(row[at], own, length)) <= MAX_WRAPPED
+        for row in rows
+        for at, own in zip(beside, widths, strict=True)
+        if columns[at].free
+    )
+
+
+def _widths(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    beside: Sequence[int],
+    width: int,
+    length: Callable[[str], int],
+) -> list[int]:
+    """How wide each column is, the widest of free text made narrower until they fit, or no word would."""
+    cells = [[columns[at].title, *(row[at] for row in rows)] for at in beside]
+    widths = [max(map(length, each)) for each in cells]
     least = [
-        max(cell_len(word) for cell in each for word in cell.split(" ")) if column.free else own
-        for column, each, own in zip(columns, cells, widths, strict=True)
+        max(length(word) for cell in each for word in cell.split(" ")) if columns[at].free else own
+        for at, each, own in zip(beside, cells, widths, strict=True)
     ]
     while sum(widths) + len(_GAP) * (len(widths) - 1) > width and widths != least:
         widest = max(
             (number for number in range(len(widths)) if widths[number] > least[number]), key=widths.__getitem__
         )
         widths[widest] -= 1
-    lines = []
-    for row in (titles, *rows):
-        parts = [
-            _wrapped(cell, own, cell_len) if column.free else [cell]
-            for cell, own, column in zip(row, widths, columns, strict=True)
-        ]
-        lines += [_line(columns, each, widths, cell_len) for each in zip_longest(*parts, fillvalue="")]
+    return widths
+
+
+def _stacked(parts: Iterable[tuple[str, bool]], width: int, length: Callable[[str], int]) -> list[str]:
+    """Parts, and whether each is free text, in lines of at most `width`; broken inside of free text alone."""
+    lines: list[str] = []
+    for part, free in parts:
+        if lines and length(lines[-1]) + len(_GAP) + length(part) <= width:
+            lines[-1] += _GAP + part
+        else:
+            lines += _wrapped(part, width, length) if free else [part]
     return lines
 
 

@@ -153,9 +153,13 @@ def quota_columns(now_s: float, rows: Sequence[QuotaRow]) -> tuple[Column, ...]:
         Column("QUOTA", lambda item: item["row"].address),
         Column("USED", lambda item: _of(item["row"].used_units, item["row"].limit_units), right=True),
         Column("LIMIT", lambda item: ", ".join(item["row"].rates)),
-        Column("RATE/S", lambda item: _rate(item["row"].spend_per_s, estimated=True), right=True),
-        Column("LASTS", lambda item: _lasts(item["row"], now_s), right=True),
-        Column("RETURNS", lambda item: _clock(item["row"].blocked_until_s or item["row"].returns_at_s, now_s)),
+        Column(
+            "RATE/S",
+            lambda item: _rate(item["row"].spend_per_s, estimated=item["row"].spend_estimated),
+            right=True,
+        ),
+        Column("LASTS", lambda item: _lasts(item["row"], now_s), right=True, free=True),
+        Column("RETURNS", lambda item: _returns(item["row"], now_s)),
         Column("HEARD", lambda item: _age(item["row"].seen, now_s), right=True),
         *([windows] if any(row.window != SLIDING for row in rows) else []),
         *([others] if any(shown(row.foreign) for row in rows) else []),
@@ -223,7 +227,14 @@ def _lasts(row: QuotaRow, now_s: float) -> str:
 
     if row.exhausted_at_s is None:
         return ""
-    return "~" + span(row.exhausted_at_s - now_s)
+    limit = f" of {row.exhausted_rate}" if row.exhausted_rate and len(row.rates) > 1 else ""
+    return f"~{span(row.exhausted_at_s - now_s)}{limit}"
+
+
+def _returns(row: QuotaRow, now_s: float) -> str:
+    """When units return; of one that somebody waits for, when there is enough for a task."""
+    at = _clock(row.back_at_s, now_s)
+    return f"back {at}" if at and (row.dry or row.blocked_until_s is not None) else at
 
 
 def _clock(at_s: float | None, now_s: float) -> str:

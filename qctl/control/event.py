@@ -77,7 +77,8 @@ class Notice:
     """What a host found out and nobody has to obey: somebody else spends a quota of it too, or does not any more.
 
     units, most: spent by somebody else, at least and at most; ours: by this host; remaining, limit: as the API says;
-    limit_units: as this host does. since: wall clock of the host, as it was written; user: who says it, verified.
+    limit_units: as this host does. since, until: wall clock of the host, as it was written, when it was seen first and
+    last; of one that is over, the numbers are the largest that were seen. user: who says it, verified.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Notice:
     remaining: int | None = None
     since: str | None = None
     user: str = ""
+    until: str | None = None
 
     def body(self) -> bytes:
         """As it travels; who says it, says the broker."""
@@ -233,10 +235,11 @@ def _notice(fields: Mapping[str, Any], record: Record) -> Notice:
     begins = next((begins for begins, said in NOTICES.items() if said == fields["notice"]), None)
     if begins is None:
         raise NotUnderstood(f"notice {_shown(fields['notice'])} is not known", "notice")
-    since, at = fields.get("since"), fields.get("at")
+    since, until, at = fields.get("since"), fields.get("until"), fields.get("at")
     instant(at, "at")
-    if since is not None:
-        instant(since, "since")
+    for name, value in (("since", since), ("until", until)):
+        if value is not None:
+            instant(value, name)
     notice = Notice(
         id=_id(fields.get("id")),
         at=str(at),
@@ -250,6 +253,7 @@ def _notice(fields: Mapping[str, Any], record: Record) -> Notice:
         limit=None if fields.get("limit") is None else _number(fields, "limit"),
         remaining=None if fields.get("remaining") is None else _number(fields, "remaining"),
         since=since,
+        until=until,
         user=record.user,
     )
     if notice.id != record.id:

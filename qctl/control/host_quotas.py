@@ -48,7 +48,7 @@ def host_costs(readings: Iterable[Reading]) -> tuple[CostReading, ...]:
     """What the tasks of one host were seen to cost.
 
     Of several processes that saw tasks of a type, p50 is the one in the middle, each weighing as much as it has seen,
-    and p95 the largest. Readings count as for `host_quotas`.
+    and p95 the largest; the mean is weighed likewise. Readings count as for `host_quotas`.
     """
     found: dict[tuple[str, str, str], list[CostReading]] = {}
     for reading in _of_one_moment(readings):
@@ -67,7 +67,16 @@ def together(costs: Sequence[CostReading]) -> CostReading:
         seen, middle = seen + cost.tasks, cost.p50
         if 2 * seen >= tasks:
             break
-    return replace(costs[0], tasks=tasks, p50=middle, p95=max(cost.p95 for cost in costs))
+    means = [(cost.mean, cost.tasks) for cost in costs if cost.mean is not None]
+    weight = sum(tasks for _, tasks in means)
+    return replace(
+        costs[0],
+        tasks=tasks,
+        p50=middle,
+        p95=max(cost.p95 for cost in costs),
+        mean=sum(mean * tasks for mean, tasks in means) / weight if weight else None,
+        gave_up=sum(cost.gave_up for cost in costs),
+    )
 
 
 def _of_one_moment(readings: Iterable[Reading]) -> list[Reading]:

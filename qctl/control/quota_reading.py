@@ -75,7 +75,8 @@ class CostReading:
     """What the tasks of one type were seen to use of one quota, beside what the inventory declares; all in units.
 
     type: of the messages, "" where they have none. tasks: how many were seen since the process started; p50, p95: half
-    of the last of them, and 95 of 100, used no more than that.
+    of the last of them, and 95 of 100, used no more than that; mean: what one of the last used, None: nobody says.
+    gave_up: how many of `tasks` the host could not pay to their end; they count with what they would have needed next.
     """
 
     consumer: str
@@ -85,6 +86,8 @@ class CostReading:
     tasks: int
     p50: int
     p95: int
+    mean: float | None = None
+    gave_up: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As fields of JSON."""
@@ -97,7 +100,8 @@ class QuotaReading:
 
     used: units that count against the limit: spent in the window, reserved by running tasks, or in the hands of other
     processes; at most `limit`. leased: units in this process's own hands and not used: not in `used`. over: what
-    counts beyond the limit, which a lowered limit leaves behind. returns_at_s: while it is dry when a unit may be used
+    counts beyond the limit, which a lowered limit leaves behind. spend_per_s: units a second that all processes of the
+    host settled lately; None: it does not say. returns_at_s: while it is dry when a unit may be used
     again, else when the first used units return; None: nothing is used, or it depends on what is leased. window: how
     its limits move; burst: of a paced one. foreign: what somebody else has spent of it, which is not in `used`.
     """
@@ -115,6 +119,7 @@ class QuotaReading:
     window: str = SLIDING
     burst: int = 1
     foreign: ForeignReading | None = None
+    spend_per_s: float | None = None
 
     @property
     def dry(self) -> bool:
@@ -162,6 +167,7 @@ class QuotaReading:
             "window": self.window,
             "burst": self.burst,
             "foreign": self.foreign and self.foreign.to_json(),
+            "spend_per_s": None if self.spend_per_s is None else round(self.spend_per_s, 3),
         }
 
 

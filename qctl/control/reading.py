@@ -52,8 +52,9 @@ class ConsumerReading:
     """A consumer of one process.
 
     why: of its state, "" where there is nothing to say. by, claimed_by, reason, until_s: of the pause, else None.
-    running: tasks; waiting: delivered and not started. rate_per_s: tasks acknowledged, over about ten seconds. run_s:
-    how long a task runs, as a moving mean; None: none has.
+    running: tasks; waiting: delivered and not started. rate_per_s: tasks acknowledged, over about ten seconds;
+    put_off_per_s: those that failed or could not be paid, and come back later. run_s: how long a task runs, as a moving
+    mean; None: none has.
     """
 
     name: str
@@ -74,6 +75,7 @@ class ConsumerReading:
     counts: Counts = Counts()
     rate_per_s: float = 0.0
     run_s: float | None = None
+    put_off_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,5 +219,6 @@ def _consumer_to_json(one: ConsumerReading) -> dict[str, Any]:
             "given_back": counts.given_back,
         },
         "rate_per_s": round(one.rate_per_s, 3),
+        "put_off_per_s": round(one.put_off_per_s, 3),
         "run_s": None if one.run_s is None else round(one.run_s, 6),
     }

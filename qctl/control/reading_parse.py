@@ -117,6 +117,7 @@ def _consumer(fields: Fields) -> ConsumerReading:
         prefetch=_whole(fields, "prefetch"),
         counts=Counts(*[_whole(counts, name, 0) for name in Counts.__slots__]),
         rate_per_s=_number(fields, "rate_per_s"),
+        put_off_per_s=_number(fields, "put_off_per_s") if "put_off_per_s" in fields else 0.0,
         run_s=None if fields.get("run_s") is None else _number(fields, "run_s"),
     )
 
@@ -147,6 +148,7 @@ def _quota(fields: Fields) -> QuotaReading:
         window=_text(fields, "window", least=1) if "window" in fields else SLIDING,
         burst=_whole(fields, "burst", 1),
         foreign=_foreign(foreign) if foreign is not None else None,
+        spend_per_s=None if fields.get("spend_per_s") is None else _number(fields, "spend_per_s"),
     )
 
 
@@ -202,6 +204,8 @@ def _cost(fields: Fields) -> CostReading:
         tasks=_whole(fields, "tasks"),
         p50=_whole(fields, "p50"),
         p95=_whole(fields, "p95"),
+        mean=None if fields.get("mean") is None else _number(fields, "mean"),
+        gave_up=_whole(fields, "gave_up", 0),
     )
 
 

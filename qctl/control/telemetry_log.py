@@ -63,6 +63,10 @@ class Tail:
         """The last entry of each host."""
         return {entry.host: entry for entry in self.entries}
 
+    def before(self) -> dict[str, HostReading]:
+        """The last readings of each host, whatever it said after them."""
+        return {entry.host: entry for entry in self.entries if isinstance(entry, HostReading)}
+
 
 class _Reading:
     """One pass over the end of the log; `end` is done when the mark has come, or when nothing more will."""

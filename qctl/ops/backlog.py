@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from qctl.broker import topology
 from qctl.inventory.model import Consumer, Inventory
@@ -51,23 +52,60 @@ def _taken(inventory: Inventory, row: ConsumerRow) -> tuple[str, ...]:
 def _queue(found: Found, name: str, takers: list[ConsumerRow]) -> QueueRow:
     depth = found.depths.get(name, Depth(None))
     flow = found.flows.get(name, Flow())
-    out_per_s, estimated = flow.out_per_s, False
-    if out_per_s is None:
-        out_per_s, estimated = _drained(name, takers), True
-    return QueueRow(
+    row = QueueRow(
         queue=name,
         ready=depth.ready,
         unacked=flow.unacked,
         in_per_s=flow.in_per_s,
-        out_per_s=out_per_s,
-        out_estimated=estimated and out_per_s is not None,
-        empty_at_s=empty_at_s(depth.ready, flow.in_per_s, out_per_s, found.at_s),
+        out_per_s=flow.out_per_s,
         consumers=tuple(row.address for row in takers),
         why=depth.why,
     )
+    return foretold(row, takers, found.at_s)
 
 
-def _drained(name: str, takers: list[ConsumerRow]) -> float | None:
+def foretold(row: QueueRow, takers: Sequence[ConsumerRow], at_s: float) -> QueueRow:
+    """With what its consumers say: how fast tasks leave it for good, and when it is empty; `row` has what was counted.
+
+    Tasks that come back later are no progress, though the broker counts them as done. Its counts are seconds old: where
+    it has seen nothing yet, what consumers finish stands. While all who take are kept from it, there is no end.
+    """
+    out_per_s, estimated = row.out_per_s, False
+    put_off_per_s = sum(one.put_off_per_s for one in takers)
+    if not out_per_s and (drained_per_s := _drained(row.queue, takers)) is not None:
+        out_per_s, estimated = max(drained_per_s, out_per_s or 0.0), row.out_per_s is None or drained_per_s > 0
+    elif out_per_s and put_off_per_s:
+        out_per_s, estimated = max(0.0, round(out_per_s - put_off_per_s, 3)), True
+    kept = bool(takers) and all(is_kept(one) for one in takers)
+    return replace(
+        row,
+        out_per_s=out_per_s,
+        out_estimated=estimated,
+        empty_at_s=None if kept else empty_at_s(row.ready, row.in_per_s, out_per_s, at_s),
+    )
+
+
+def corrected(
+    rows: Iterable[QueueRow], consumers: Iterable[ConsumerRow], at_s: float, *, inventory: Inventory
+) -> tuple[QueueRow, ...]:
+    """Queues as the broker counts them; where it names an end, what their consumers say of it counts."""
+    takers: dict[str, list[ConsumerRow]] = {}
+    for one in consumers:
+        for queue in _taken(inventory, one):
+            takers.setdefault(queue, []).append(one)
+    return tuple(
+        foretold(row, its, at_s) if row.empty_at_s is not None and (its := takers.get(row.queue)) else row
+        for row in rows
+    )
+
+
+def is_kept(row: ConsumerRow) -> bool:
+    """Whether it is known that a consumer takes nothing at present."""
+    takes = (State.CONSUMING, State.UNKNOWN)
+    return row.state not in takes and not any(row.counts.get(state) for state in takes)
+
+
+def _drained(name: str, takers: Sequence[ConsumerRow]) -> float | None:
     """What the consumers finish in a second; None when one is not known, or takes from another queue as well."""
     total = 0.0
     for row in takers:

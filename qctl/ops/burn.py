@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qctl.control.desired import Override, Pause
 from qctl.control.host_quotas import host_costs, host_quotas
-from qctl.control.quota_reading import FIXED, SLIDING, CostReading, QuotaReading
+from qctl.control.quota_reading import FIXED, SLIDING, CostReading, LimitReading, QuotaReading
 from qctl.control.reading import Reading
 from qctl.inventory.model import Host
 from qctl.ops.found import MAX_FORESIGHT_S, Found
-from qctl.ops.status import ConsumerRow, Order, QuotaRow, Seen, Source
+from qctl.ops.status import ConsumerRow, HeldBy, Order, QuotaRow, Seen, Source
 from qctl.ops.when import instant
 from qctl.units import NS_PER_S, Rate
+
+#: What is less apart is one instant.
+ROUNDED_S = 1.0
 
 
 def rows(
@@ -74,9 +78,13 @@ class _Burn:
         if reading is None or seen is None or (not self.live and self.found.at_s - seen.at_s >= reading.period_s):
             return row  # what was used then is free again by now
         reading = self._unless_over(reading)
-        rates = tuple(str(Rate(one.units, round(one.period_s * NS_PER_S))) for one in reading.limits)
-        spend_per_s = self._spend(name, spenders)
-        return replace(
+        rates = tuple(map(_rate, reading.limits))
+        spend_per_s = reading.spend_per_s if self.live else None
+        estimated = spend_per_s is None
+        if estimated:
+            spend_per_s = self._spend(name, spenders)
+        holds = [hold for one in spenders for hold in one.holds if self.live and _is_for(hold, name)]
+        row = replace(
             row,
             rates=rates or row.rates,
             override=_override(name, self.host, reading, ordered) if self.live else row.override,
@@ -84,14 +92,20 @@ class _Burn:
             limit_units=reading.limit,
             period_s=reading.period_s,
             spend_per_s=spend_per_s,
-            exhausted_at_s=self._exhausted(reading, spend_per_s) if self.live else None,
-            returns_at_s=_ahead(reading.returns_at_s, self.found.at_s),
+            spend_estimated=estimated,
+            held=bool(holds),
+            held_until_s=min((at_s for one in holds if (at_s := _ahead(one.until_s, self.found.at_s))), default=None),
+            returns_at_s=_same(_ahead(reading.returns_at_s, self.found.at_s), self._resets(reading)),
             blocked_until_s=_ahead(reading.blocked_until_s, self.found.at_s),
             window=reading.window,
             resets_at_s=self._resets(reading),
             burst_units=reading.burst,
             foreign=reading.foreign,
         )
+        if not self.live or row.dry or row.blocked_until_s is not None:
+            return row  # nobody says how fast it is spent, or it is gone already
+        at_s, rate = self._exhausted(reading, spend_per_s)
+        return replace(row, exhausted_at_s=at_s, exhausted_rate=rate)
 
     def _resets(self, reading: QuotaReading) -> float | None:
         """When the window of the limit that shows begins anew, of a fixed one."""
@@ -109,16 +123,35 @@ class _Burn:
             return None
         return round(sum((rate or 0.0) * row.costs[name] for rate, row in zip(rates, spenders, strict=True)), 3)
 
-    def _exhausted(self, reading: QuotaReading, spend_per_s: float | None) -> float | None:
-        """When it is used up at this rate; None when it lasts, since as much comes back in each period."""
-        if not spend_per_s or reading.used + reading.foreign_of(reading.period_s) >= reading.limit:
-            return None
+    def _exhausted(self, reading: QuotaReading, spend_per_s: float | None) -> tuple[float | None, str]:
+        """When it is used up at this rate, and which limit is; None when it lasts, since as much comes back in each
+        period."""
+        if not spend_per_s:
+            return None, ""
         ends = [
-            self.found.at_s + max(0, one.units - one.used - reading.foreign_of(one.period_s)) / spend_per_s
+            (self.found.at_s + max(0, one.units - one.used - reading.foreign_of(one.period_s)) / spend_per_s, one)
             for one in reading.limits
             if spend_per_s * one.period_s > one.units - reading.foreign_of(one.period_s)
         ]
-        return min((at_s for at_s in ends if at_s - self.found.at_s < MAX_FORESIGHT_S), default=None)
+        at_s, first = min(ends, default=(math.inf, None), key=lambda end: end[0])
+        if first is None or at_s - self.found.at_s >= MAX_FORESIGHT_S:
+            return None, ""
+        return at_s, _rate(first)
+
+
+def _same(at_s: float | None, resets_at_s: float | None) -> float | None:
+    """An instant, or the begin of the next window where it is that one but for what clocks round."""
+    near = at_s is not None and resets_at_s is not None and abs(at_s - resets_at_s) < ROUNDED_S
+    return resets_at_s if near else at_s
+
+
+def _is_for(hold: HeldBy, quota: str) -> bool:
+    """Whether a consumer is held since it waits for this quota."""
+    return hold.cause == "quota" and hold.words.split()[-1:] == [quota]
+
+
+def _rate(limit: LimitReading) -> str:
+    return str(Rate(limit.units, round(limit.period_s * NS_PER_S)))
 
 
 def _ahead(at_s: float | None, now_s: float) -> float | None:

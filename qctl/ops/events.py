@@ -17,11 +17,17 @@ from qctl.control.history import Entry, entries
 from qctl.control.quota_reading import ForeignReading
 from qctl.control.stream import Place, peek
 from qctl.errors import BrokerRefused, BrokerUnreachable, ControlLogError
-from qctl.ops.spending import by_somebody_else
+from qctl.ops.spending import SOMEBODY_ELSE, amount, by_somebody_else
 from qctl.ops.when import instant, iso
 
 #: A log that has an entry delivers it within this.
 LAST_S = 3.0
+
+
+#: What notices say, in the words of every other view.
+_NOTICES = {
+    NOTICES[begins]: f"spending by {SOMEBODY_ELSE} {'begins' if begins else 'ends'}" for begins in (True, False)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,11 @@ class Happened:
     ignored: str = ""
     notice: str = ""
     since_s: float | None = None
+
+    @property
+    def found_out(self) -> str:
+        """What a host has found out, in words; "" for anything else."""
+        return _NOTICES.get(self.notice, self.notice)
 
     def item(self) -> dict[str, Any]:
         """As JSON."""
@@ -95,6 +106,7 @@ def happened(entry: Entry) -> Happened | None:
 
 
 def _found_out(record: Record, event: Notice) -> Happened:
+    until_s = instant(event.until)
     foreign = ForeignReading(event.units, event.most, event.ours, 0.0, event.limit, event.remaining)
     return Happened(
         offset=record.offset,
@@ -102,7 +114,10 @@ def _found_out(record: Record, event: Notice) -> Happened:
         user=short(record.user),
         target=f"{event.host}/{event.quota}",
         at=event.at,
-        reason=by_somebody_else(foreign, event.limit_units, str),
+        reason=by_somebody_else(foreign, event.limit_units, str)
+        if event.begins
+        else f"at most {amount(foreign)} of {event.limit_units} at one time",
+        until_s=until_s,
         notice=NOTICES[event.begins],
         since_s=instant(event.since),
     )

@@ -185,6 +185,7 @@ class HostView:
             waiting=sum([one.waiting for one in mine]) if known_sums else None,
             concurrency=sum([one.concurrency for one in mine]) if known_sums else None,
             rate_per_s=round(sum([one.rate_per_s for one in mine]), 3) if known_sums else None,
+            put_off_per_s=round(sum([one.put_off_per_s for one in mine]), 3),
             settled=_settled(mine) if known_sums else None,
             seen=self.seen,
         )

@@ -14,8 +14,9 @@ from typing import Any
 from qctl.inventory.model import Inventory
 from qctl.ops.found import MAX_FORESIGHT_S, Depth, Found
 from qctl.ops.picture import picture_of
-from qctl.ops.plan_crews import Absent, Lack, Staff, staff
+from qctl.ops.plan_crews import Absent, Lack, Staff, running_units, staff
 from qctl.ops.plan_question import Question
+from qctl.ops.plan_stock import used_of
 from qctl.ops.status import QueueRow, QuotaRow
 from qctl.ops.when import iso, span
 from qctl.quota.forecast import Crew, Emptied, Forecast, Taker, Waiting
@@ -100,7 +101,8 @@ class QuotaPlan:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What will be, as of `at_s`. assumed: what was taken for granted for want of better, a sentence each; notes: what
-    could not be learnt; absent: consumers that take nothing."""
+    could not be learnt; absent: consumers that take nothing. unheard: no worker is heard, so that all of it
+    rests on the first assumption."""
 
     at_s: float
     queues: tuple[QueuePlan, ...]
@@ -110,6 +112,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     asked: Question = field(default_factory=Question)
     events: int = 0
+    unheard: bool = False
 
     @property
     def first_out(self) -> QuotaPlan | None:
@@ -162,6 +165,7 @@ def plan(found: Found, inventory: Inventory, asked: Question) -> Plan:
         notes=found.notes,
         asked=asked,
         events=forecast.events,
+        unheard=workers.unheard,
     )
 
 
@@ -189,9 +193,9 @@ def _most_per_s(takers: Iterable[tuple[Crew, Taker]]) -> float:
 
 def _lasting_per_s(crew: Crew, taker: Taker) -> float:
     rates = [
-        part.limit.units * NS_PER_S / part.limit.kept_ns / taker.cost[one.quota]
+        part.limit.units * NS_PER_S / part.limit.kept_ns / units
         for one in crew.quotas
-        if one.quota in taker.cost
+        if (units := taker.uses.get(one.quota, taker.cost.get(one.quota)))
         for part in one.limits
     ]
     return min([taker.rate_per_s, *rates])
@@ -258,17 +262,21 @@ def _quotas(
             key = (crew.host, one.quota)
             row, burn = known.get(key), burnt[key]
             limits = [part.limit for part in one.limits if part.limit.window is not Window.PACED]
+            is_asked = key in asked.limits or row is None
+            used_units, limit_units = (row.used_units, row.limit_units) if row is not None else (None, None)
+            if is_asked:  # as if it held: of this limit, and not of the one that does
+                used_units, limit_units = used_of(one, running_units(crew, one.quota))
             yield QuotaPlan(
                 host=crew.host,
                 quota=one.quota,
                 rates=tuple(str(Rate(limit.units, limit.period_ns)) for limit in limits),
-                used_units=row.used_units if row else None,
-                limit_units=row.limit_units if row else None,
+                used_units=used_units,
+                limit_units=limit_units,
                 out_at_s=_wall_s(found, burn.out_ns),
                 returns_at_s=_wall_s(found, burn.returns_ns),
                 units=burn.units,
                 hour_units=burn.hour_units,
-                asked=key in asked.limits or row is None,
+                asked=is_asked,
             )
 
 

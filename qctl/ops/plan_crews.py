@@ -5,31 +5,34 @@ What nobody tells is assumed, and what is assumed is said. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from qctl.control.host_quotas import host_quotas
-from qctl.control.quota_reading import LimitReading, QuotaReading
+from qctl.control.quota_reading import QuotaReading
 from qctl.control.reading import ConsumerReading
 from qctl.control.target import Subject
-from qctl.inventory.model import Consumer, Inventory, Quota
+from qctl.inventory.model import Consumer, Inventory
+from qctl.ops import costs, plan_costs
 from qctl.ops.backlog import queues_of
 from qctl.ops.found import Found
 from qctl.ops.host_view import HostView
 from qctl.ops.picture import Picture
-from qctl.ops.plan_question import Added, Question, Rates
+from qctl.ops.plan_question import Added, Question
+from qctl.ops.plan_stock import least, policy_of, stock
 from qctl.ops.status import ConsumerRow, State
 from qctl.quota.forecast import Crew, Taker
-from qctl.quota.page import LONG_AGO_NS, History, Stock
+from qctl.quota.page import LONG_AGO_NS
 from qctl.quota.policy import Limit, Policy, Window, enforced
-from qctl.quota.upstream import Span
 from qctl.units import NS_PER_S, Rate
 
 #: Where no worker has told how long a task takes.
 ASSUMED_RUN_S = 0.1
 #: What a worker needs for a task beside the handler; so a process runs no more than this many a second.
 TASKS_PER_S = 15_000.0
+UNHEARD = "no worker is heard: every host of the inventory is assumed to run"
 #: A pause or a hold whose end nobody knows.
 NO_END = None
 
@@ -58,12 +61,13 @@ class Absent:
 @dataclass(frozen=True, slots=True)
 class Staff:
     """Who will work, who will not, and what was assumed: a sentence each. held_tasks: in workers and not started, by
-    queue."""
+    queue. unheard: nobody works, and the first assumption says what is planned instead."""
 
     crews: tuple[Crew, ...]
     absent: tuple[Absent, ...]
     assumed: tuple[str, ...]
     held_tasks: Mapping[str, int] = field(default_factory=dict)
+    unheard: bool = False
 
 
 def staff(found: Found, picture: Picture, inventory: Inventory, asked: Question) -> Staff:
@@ -84,14 +88,21 @@ class _Roll:
         self.assumed: dict[str, None] = {}
         self.held_tasks: dict[str, int] = {}
         self.run_s = _measured(view.spoken.values() for view in self.views)
+        self.seen = plan_costs.seen(costs.judged(picture.status.quotas))
 
     def staff(self) -> Staff:
         if self.nobody:
-            self.assumed["no worker is heard: every host of the inventory is assumed to run, one process each"] = None
+            told = any(host_quotas(view.readings) for view in self.views)
+            spent = "nothing spent but what was told before" if told else "nothing spent"
+            self.assumed[f"{UNHEARD}, one process each, with {spent}"] = None
         crews = [self._crew(view) for view in self.views]
         crews += [self._added(one) for one in self.asked.added]
         return Staff(
-            tuple(crew for crew in crews if crew.takers), tuple(self.absent), (*self.assumed,), self.held_tasks
+            crews=tuple(crew for crew in crews if crew.takers),
+            absent=tuple(self.absent),
+            assumed=(*self.assumed,),
+            held_tasks=self.held_tasks,
+            unheard=self.nobody,
         )
 
     def _ns(self, at_s: float) -> int:
@@ -100,23 +111,28 @@ class _Roll:
     # Hosts
 
     def _crew(self, view: HostView) -> Crew:
-        at_s = max((heard.at_s for heard in view.live), default=self.found.at_s)
-        readings = {one.name: one for one in host_quotas(view.readings)} if view.live else {}
+        heard_s = [heard.at_s for heard in view.live] or [reading.at_s for reading in view.readings]
+        at_s = min(self.found.at_s, max(heard_s, default=self.found.at_s))
+        readings = {one.name: one for one in host_quotas(view.readings)}
         limits = {
-            name: self._policy(view, name, readings.get(name)) for name in _spent_by(self.rows.get(view.name, ()))
+            name: self._policy(view, name, readings.get(name) if view.live else None)
+            for name in _spent_by(self.rows.get(view.name, ()))
         }
         known = {name: policy for name, policy in limits.items() if policy}
         takers = [taker for row in self.rows.get(view.name, ()) for taker in self._takers(view, row, known)]
-        running: dict[str, int] = {}
-        for taker in takers:
-            for quota, units in taker.cost.items():
-                running[quota] = running.get(quota, 0) + units * taker.running
+        crew = Crew(view.name, tuple(takers), at_ns=self._ns(at_s) if view.live else 0)
         stocks = tuple(
-            stock(policy, readings.get(name), running_units=running.get(name, 0), at_ns=self._ns(at_s), now_s=at_s)
+            stock(
+                policy,
+                readings.get(name),
+                running_units=running_units(crew, name),
+                at_ns=self._ns(at_s),
+                now_s=at_s,
+            )
             for name, policy in limits.items()
             if policy is not None
         )
-        return Crew(view.name, tuple(takers), stocks, self._ns(at_s))
+        return replace(crew, quotas=stocks)
 
     def _policy(self, view: HostView, name: str, reading: QuotaReading | None) -> Policy | None:
         """The quota as it is enforced, or as it is asked for; None: nobody knows it."""
@@ -127,7 +143,7 @@ class _Roll:
         ordered = desired.override_of(view.name, name, self.found.at_s) if desired else None
         set_rates = tuple(Rate(units, period_ns) for units, period_ns in ordered.limits) if ordered else ()
         rates = asked or told or set_rates or (quota.limits if quota else ())
-        return _policy(name, rates, quota, reading) if rates else None
+        return policy_of(name, rates, quota, reading) if rates else None
 
     def _added(self, one: Added) -> Crew:
         """A host like another one: as the inventory has that, with nothing spent."""
@@ -136,7 +152,7 @@ class _Roll:
         policies = {}
         for name in dict.fromkeys(quota for consumer in like.consumers.values() for quota in consumer.cost):
             quota = like.quotas[name]
-            policies[name] = _policy(name, one.limits.get(name, quota.limits), quota, None)
+            policies[name] = policy_of(name, one.limits.get(name, quota.limits), quota, None)
         takers = []
         for consumer in like.consumers.values():
             queues = (consumer.queue,)
@@ -175,11 +191,24 @@ class _Roll:
         if assumed and known is not None:
             return (self._assumed_taker(row.host, known, open_from, policies),)
         return tuple(
-            self._heard_taker(row, one, reading.index, open_from)
+            self._heard_taker(row, one, reading.index, open_from, policies)
             for reading in view.readings
             for one in reading.consumers
             if one.name == row.consumer
         )
+
+    def _cost(
+        self, consumer: str, declared: Mapping[str, int], policies: Mapping[str, Policy]
+    ) -> tuple[dict[str, int], dict[str, float]]:
+        """What a task must be able to have of each quota, and what it will use where that is something else."""
+        cost, uses = _paid(declared), {}
+        for quota, units in cost.items():
+            key = consumer, quota, units
+            self.assumed.update(dict.fromkeys(filter(None, [plan_costs.words(key, self.seen.get(key))])))
+            will_use = min(plan_costs.units(units, self.seen.get(key)), least(policies[quota]))
+            if will_use != units:
+                cost[quota], uses[quota] = max(units, math.ceil(will_use)), will_use
+        return cost, uses
 
     def _payable(
         self, host: str, consumer: str, queues: tuple[str, ...], cost: Mapping[str, int], policies: Mapping[str, Policy]
@@ -191,9 +220,9 @@ class _Roll:
                 words = f"no limit of {host}/{quota} is known"
                 self.absent.append(Absent(host, consumer, queues, Lack.UNKNOWN, words))
                 return False
-            least = min(limit.units for limit in enforced(policy)) if policy is not None else units
-            if units > least:
-                words = f"a task is expected to need {units} units of {quota}, more than {least}"
+            most = least(policy) if policy is not None else units
+            if units > most:
+                words = f"a task is expected to need {units} units of {quota}, more than {most}"
                 self.absent.append(Absent(host, consumer, queues, Lack.COST, words))
                 return False
         return True
@@ -223,113 +252,58 @@ class _Roll:
             return NO_END
         return max([self._ns(end) for end in known_ends], default=LONG_AGO_NS)
 
-    def _heard_taker(self, row: ConsumerRow, one: ConsumerReading, index: int, queues: Mapping[str, int]) -> Taker:
+    def _heard_taker(
+        self,
+        row: ConsumerRow,
+        one: ConsumerReading,
+        index: int,
+        queues: Mapping[str, int],
+        policies: Mapping[str, Policy],
+    ) -> Taker:
         slots = max(1, one.concurrency)
         self.held_tasks[row.queue] = self.held_tasks.get(row.queue, 0) + one.waiting
         run_s = one.run_s if one.run_s is not None else self._run_s(row.host, row.consumer)
+        cost, uses = self._cost(row.consumer, row.costs, policies)
         return Taker(
             name=row.consumer,
             queues=queues,
-            cost=_paid(row.costs),
+            cost=cost,
             slots=min(slots, one.prefetch) if one.prefetch else slots,
             run_ns=_slot_ns(run_s, slots),
             prefetch=one.prefetch,
             running=min(one.running, slots),
             index=index,
+            uses=uses,
         )
 
     def _assumed_taker(
         self, host: str, consumer: Consumer, queues: Mapping[str, int], policies: Mapping[str, Policy]
     ) -> Taker:
         run_s = self._run_s(host, consumer.name)
-        cost = _paid(consumer.cost)
+        cost, uses = self._cost(consumer.name, consumer.cost, policies)
         buckets = [
             (limit, units) for quota, units in cost.items() for limit in enforced(policies[quota]) if _is_bucket(limit)
         ]
         patience_s = self.inventory.worker.hold_after_s
         slots = min([consumer.concurrency, *(_paid_in_time(*bucket, run_s, patience_s) for bucket in buckets)])
-        return Taker(consumer.name, queues, cost, slots, _slot_ns(run_s, slots), prefetch=slots)
+        return Taker(consumer.name, queues, cost, slots, _slot_ns(run_s, slots), prefetch=slots, uses=uses)
 
     def _run_s(self, host: str, consumer: str) -> float:
         """How long a task takes, of which its own host has told nothing."""
         others = self.run_s.get(consumer)
         if others is None:
             words = f"nobody has told how long a task of {consumer} takes: {ASSUMED_RUN_S:g} s is assumed"
+        elif self.nobody:
+            words = f"a task of {consumer} takes {others:.3g} s, as was told before"
         else:
             words = f"{host} has run no task of {consumer}: {others:.3g} s is assumed, as on other hosts"
         self.assumed[words] = None
         return ASSUMED_RUN_S if others is None else others
 
 
-def stock(policy: Policy, reading: QuotaReading | None, *, running_units: int, at_ns: int, now_s: float) -> Stock:
-    """What counts of a quota, as a reading told it at `at_ns`; running_units: reserved by tasks that run, left out."""
-    told = {round(one.period_s * NS_PER_S): one for one in reading.limits} if reading else {}
-    blocked_s = reading.blocked_until_s if reading else None
-    shift_ns = at_ns - round(now_s * NS_PER_S)
-    return Stock(
-        policy.name,
-        tuple(_history(limit, told, reading, running_units, at_ns, shift_ns) for limit in enforced(policy)),
-        blocked_until_ns=round(blocked_s * NS_PER_S) + shift_ns if blocked_s is not None else LONG_AGO_NS,
-    )
-
-
-def _history(
-    limit: Limit,
-    told: Mapping[int, LimitReading],
-    reading: QuotaReading | None,
-    running_units: int,
-    at_ns: int,
-    shift_ns: int,
-) -> History:
-    if limit.window is Window.PACED or reading is None or not told:
-        return History(limit, empty_ns=at_ns)
-    one = told.get(limit.period_ns)
-    if one is None:
-        return History(limit, tuple(_carried_over(limit, told, running_units, at_ns)))
-    rows = list(_rows(one, limit, running_units, at_ns))
-    foreign = reading.foreign
-    if foreign is not None and foreign.units and round(foreign.period_s * NS_PER_S) == limit.period_ns:
-        until_ns = at_ns + limit.kept_ns if foreign.until_s is None else round(foreign.until_s * NS_PER_S) + shift_ns
-        rows.append((until_ns, foreign.units))
-    resets = None
-    if limit.window is Window.FIXED and one.resets_at_s is not None:
-        resets_ns = round(one.resets_at_s * NS_PER_S) + shift_ns
-        resets = Span(resets_ns, resets_ns)
-    return History(limit, tuple(rows), resets)
-
-
-def _rows(one: LimitReading, limit: Limit, running_units: int, at_ns: int) -> Iterator[tuple[int, int]]:
-    """What is spent of a limit, by when it is free again; what is not written down yet was spent just now."""
-    told = sum(units for _, units in one.returns)
-    yield from ((at_ns + round(in_s * NS_PER_S), units) for in_s, units in one.returns)
-    if (just_now := one.used - told - running_units) > 0:
-        yield at_ns + limit.kept_ns, just_now
-
-
-def _carried_over(
-    limit: Limit, told: Mapping[int, LimitReading], running_units: int, at_ns: int
-) -> Iterator[tuple[int, int]]:
-    """The history of the longest period that is told of, under another one. Where that asks for more than anybody
-    remembers, what was possible counts as spent, as in the ledger."""
-    period_ns, one = max(told.items())
-    before = Limit(one.units, period_ns)
-    for expires_ns, units in _rows(one, before, running_units, at_ns):
-        yield expires_ns - before.kept_ns + limit.kept_ns, units
-    for number in range(1, min(limit.period_ns // period_ns + 1, max(1, limit.units // max(1, one.units)) + 1)):
-        yield at_ns - number * period_ns + limit.kept_ns, one.units
-
-
-def _policy(name: str, rates: Rates, quota: Quota | None, reading: QuotaReading | None) -> Policy:
-    window = Window(quota.window.value) if quota else _window(reading)
-    burst = quota.burst if quota else reading.burst if reading else 1
-    return Policy(name, tuple(Limit(rate.units, rate.period_ns) for rate in rates), window, burst)
-
-
-def _window(reading: QuotaReading | None) -> Window:
-    try:
-        return Window(reading.window) if reading else Window.SLIDING
-    except ValueError:
-        return Window.SLIDING
+def running_units(crew: Crew, quota: str) -> int:
+    """Units of a quota that running tasks of a host have reserved."""
+    return sum(taker.cost.get(quota, 0) * taker.running for taker in crew.takers)
 
 
 def _measured(hosts: Iterable[Iterable[list[ConsumerReading]]]) -> dict[str, float]:

@@ -62,24 +62,36 @@ def question(
 
     Raises UsageError, or UnknownName with the nearest name.
     """
-    limits: dict[tuple[str, str], Rates] = {}
+    limits: dict[tuple[str, str], Rates] = {}  # of two options that name the same quota the last holds
     for text in sets:
         named, rates = _split(text, "--set", "HOST/QUOTA=RATE")
         limits.update(dict.fromkeys(quotas.select(inventory, named).pairs, rates))
-    selection = targets.select(inventory, targets.Words(targets=tuple(paused))) if paused else None
+    selected = [_select(inventory, text) for text in paused]
     return Question(
         limits=limits,
         added=_added(inventory, added),
-        paused=selection.targets if selection else (),
+        paused=tuple(dict.fromkeys(target for one in selected for target in one.targets)),
         shown={"set": tuple(sets), "add_host": tuple(added), "pause": tuple(paused)},
     )
+
+
+def _select(inventory: Inventory, text: str) -> targets.Selection:
+    try:
+        return targets.select(inventory, targets.Words(targets=(text,)))
+    except UsageError as error:
+        each = " ".join(f"--pause {one}" for one in text.split(",")) if "," in text else ""
+        hint = f"Give the option once for each: {each}" if each else error.hint
+        raise UsageError(f"--pause {text}: {error.message}", hint=hint) from None
 
 
 def _split(text: str, option: str, form: str) -> tuple[str, Rates]:
     named, equals, rate = text.partition("=")
     if not equals:
         raise UsageError(f"{option} takes {form}, found {text!r}", hint=f"For example: {option} web-1/twitter=20000/h")
-    return named, tuple(parse_rate(each) for each in quotas.rates_of(rate.split(",")))
+    try:
+        return named, tuple(parse_rate(each) for each in quotas.rates_of(rate.split(",")))
+    except UsageError as error:
+        raise UsageError(f"{option} {text}: {error.message}", hint=error.hint) from None
 
 
 def _added(inventory: Inventory, texts: Iterable[str]) -> tuple[Added, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -14,11 +14,13 @@ from qctl.broker.login import login_for
 from qctl.errors import QctlError, UnknownName
 from qctl.inventory.model import Inventory
 from qctl.inventory.nearest import did_you_mean
-from qctl.ops.backlog import work_queues
+from qctl.ops.backlog import corrected, work_queues
 from qctl.ops.dead import connected, dead_queues, waiting_or_none, work_queue_of
 from qctl.ops.depths import look_at, queues_to_look_at
 from qctl.ops.found import Depth
 from qctl.ops.listed import queue_row, takers
+from qctl.ops.picture import picture
+from qctl.ops.sources import listen_to
 from qctl.ops.status import QueueRow
 
 T = TypeVar("T")
@@ -74,26 +76,37 @@ def check_queue(inventory: Inventory, name: str) -> None:
 async def listed(inventory: Inventory, scope: Scope = Scope.OURS, *, connect_timeout_s: float) -> Listed:
     """The queues, by the management API, else by asking each over AMQP, which knows depths alone.
 
+    Where that names an end of a queue, its consumers are listened to: who is kept from it takes nothing, and what comes
+    back later is not done.
+
     Raises BrokerUnreachable, BrokerRefused, SecretError; and ManagementError for ALL, which only that API knows.
     """
     names = work_queues(inventory) if scope is Scope.WORK else known_queues(inventory)
     taken = takers(inventory)
     try:
-        looks = await _asked(inventory, management.Management.queues, API_S)
+        looks = await _asked(inventory, lambda api: api.queues(lasting=True), API_S)
     except QctlError as error:
         if scope is Scope.ALL:
             raise
         depths: dict[str, Depth] = {}
         async with connected(inventory, "qctl queues", connect_timeout_s) as connection:
             await look_at(connection, names, depths)
-        rows = (_by_depth(name, depth, taken) for name, depth in depths.items())
-        return Listed(time.time(), _shown(rows), (f"rates are not known: {error.message}",))
+        by_depth = (_by_depth(name, depth, taken) for name, depth in depths.items())
+        return Listed(time.time(), _shown(by_depth), (f"rates are not known: {error.message}",))
     at_s = time.time()
-    found = {look.name: queue_row(look, taken, at_s) for look in looks}
+    found = {look.name: queue_row(replace(look, in_per_s=look.lasting_in_per_s), taken, at_s) for look in looks}
     if scope is Scope.ALL:
-        return Listed(at_s, tuple(found.values()))
-    missing = Depth(None, "it does not exist")
-    return Listed(at_s, _shown(found.get(name) or _by_depth(name, missing, taken) for name in names))
+        rows = tuple(found.values())
+    else:
+        missing = Depth(None, "it does not exist")
+        rows = _shown(found.get(name) or _by_depth(name, missing, taken) for name in names)
+    if not any(row.work and row.empty_at_s is not None for row in rows):
+        return Listed(at_s, rows)
+    try:
+        heard = picture(await listen_to(inventory, connect_timeout_s=connect_timeout_s), inventory)
+    except QctlError as error:
+        return Listed(at_s, rows, (f"what consumers say is not known: {error.message}",))
+    return Listed(at_s, corrected(rows, heard.consumers, at_s, inventory=inventory))
 
 
 def _shown(rows: Iterable[QueueRow]) -> tuple[QueueRow, ...]:

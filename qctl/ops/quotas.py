@@ -19,7 +19,7 @@ from qctl.control.host_answer import ProcessState
 from qctl.control.target import WILDCARD, Scope, Target, is_literal, pattern
 from qctl.control.verdict import HostEvidence, Standing, Supervisor, judge_process, processes
 from qctl.errors import BrokerBlocked, Exit, UnknownName, UsageError
-from qctl.inventory.model import Inventory
+from qctl.inventory.model import Inventory, Window
 from qctl.inventory.nearest import did_you_mean
 from qctl.ops.when import iso
 from qctl.units import MAX_UNITS, Rate, parse_rate
@@ -190,6 +190,17 @@ def too_dear(inventory: Inventory, selection: Selection, rates: Iterable[str]) -
         for host, quota in selection.pairs
         for consumer in inventory.hosts[host].consumers.values()
         if consumer.cost.get(quota, 0) > least
+    )
+
+
+def cut_bursts(inventory: Inventory, selection: Selection, rates: Iterable[str]) -> tuple[str, ...]:
+    """The paced quotas that could not pay for their whole burst at once any more, a sentence each."""
+    least = min((parse_rate(rate).units for rate in rates), default=MAX_UNITS)
+    paced = ((host, inventory.hosts[host].quotas[quota]) for host, quota in selection.pairs)
+    return tuple(
+        f"{host}/{quota.name}: its burst of {quota.burst} units is more than the limit: {least} hold"
+        for host, quota in paced
+        if quota.window is Window.PACED and quota.burst > least
     )
 
 

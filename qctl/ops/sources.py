@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from qctl.broker import core, management
@@ -59,7 +60,7 @@ async def listen_to(
     """All that can be learnt. hosts: whose queues are looked at, all by default; of the hosts themselves all are
     listened to, since whoever takes from a queue counts for it. strangers: also those that the inventory does not have.
     ahead: it is about what will be, so the queues are looked at when all else was heard, that none is older than what
-    workers say; and what comes into them is what has come all the time lately.
+    workers say. What comes into queues is what has come all the time lately, which a bulk of messages has not.
 
     What cannot be learnt is a note of the result. Raises SecretError, BrokerUnreachable, BrokerRefused when there is
     no connection, or when it is lost.
@@ -94,18 +95,21 @@ class _Ear:
         self.notes: list[str] = []
         self.supervisors: dict[str, HostAnswer | Silence] = {}
         self.listed: frozenset[str] | None = None
+        self.before: Mapping[str, HostReading] = {}
         self.asked = False
 
     async def all(self, hosts: Sequence[str], strangers: bool, ahead: bool) -> Found:
         queues = self._queues(hosts)
+        unheard: tuple[Heard, ...] = ()
+        uncounted: dict[str, Flow] = {}
         others = asyncio.gather(
             self._past(),
-            self._in_time(self._desired(), CONTROL_LOG_S, None, "the control log"),
+            self._in_time(self._desired, CONTROL_LOG_S, None, "the control log"),
             self._depths(() if ahead else queues),
-            self._in_time(self._flows(queues, lasting=ahead), PATIENCE_S, {}, "the management API"),
+            self._in_time(partial(self._flows, queues), PATIENCE_S, uncounted, "the management API"),
         )
         try:
-            live = await self._in_time(self._live(strangers), PATIENCE_S, (), "the workers' readings")
+            live = await self._in_time(partial(self._live, strangers), PATIENCE_S, unheard, "the workers' readings")
             (last, looked_back_s), desired, depths, flows = await others
             if ahead:
                 depths = await self._depths(queues)
@@ -118,6 +122,7 @@ class _Ear:
             live=live,
             last=last,
             looked_back_s=looked_back_s,
+            before=self.before if ahead else {},  # what a host had spent before it said goodbye still counts
             supervisors=self.supervisors,
             listed=self.listed,
             desired=desired,
@@ -126,10 +131,13 @@ class _Ear:
             notes=tuple(dict.fromkeys(self.notes)),
         )
 
-    async def _in_time(self, work: Awaitable[T], timeout_s: float, otherwise: T, what: str) -> T:
-        """What one source says; the lack of one is a note and no reason to keep the others back."""
+    async def _in_time(self, work: Callable[[], Awaitable[T]], timeout_s: float, otherwise: T, what: str) -> T:
+        """What one source says; the lack of one is a note and no reason to keep the others back.
+
+        work: begun here, so that what is cancelled before it could begin leaves nothing behind.
+        """
         try:
-            return await asyncio.wait_for(work, timeout_s)
+            return await asyncio.wait_for(work(), timeout_s)
         except TimeoutError:
             self.notes.append(f"{what}: no answer within {timeout_s:g} s")
         except QctlError as error:
@@ -186,13 +194,13 @@ class _Ear:
 
     async def _past(self) -> tuple[Mapping[str, HostReading | Goodbye], float]:
         """Ask the supervisors; and of hosts that have none to answer, the newest entry in the log of readings."""
-        await self._in_time(self._ask_supervisors(), PATIENCE_S, None, "the supervisors")
+        await self._in_time(self._ask_supervisors, PATIENCE_S, None, "the supervisors")
         nowhere: tuple[Mapping[str, HostReading | Goodbye], float] = {}, 0.0
         if self.asking.blocked or all(isinstance(self.supervisors.get(host), HostAnswer) for host in self.hosts):
             return nowhere
         found, self.listed = await asyncio.gather(
-            self._in_time(self._log(), PATIENCE_S, nowhere, "the log of readings"),
-            self._in_time(self._listed(), PATIENCE_S, None, "the management API"),
+            self._in_time(self._log, PATIENCE_S, nowhere, "the log of readings"),
+            self._in_time(self._listed, PATIENCE_S, None, "the management API"),
         )
         return found
 
@@ -206,6 +214,7 @@ class _Ear:
     async def _log(self) -> tuple[Mapping[str, HostReading | Goodbye], float]:
         back_s = look_back_s(len(self.inventory.hosts), MAX_ENTRIES)
         tail = await last_minutes(self.asking, back_s)
+        self.before = tail.before()
         if tail.why:
             self.notes.append(f"the log of readings: {tail.why}")
         return tail.last(), back_s
@@ -225,19 +234,17 @@ class _Ear:
     async def _depths(self, names: Sequence[str]) -> dict[str, Depth]:
         """How many tasks are ready in each. The queue itself says it; the management API may be five seconds late."""
         found = {name: Depth(None, "it did not answer") for name in names}
-        await self._in_time(look_at(self.reading, names, found), PATIENCE_S, None, "the queues")
+        await self._in_time(partial(look_at, self.reading, names, found), PATIENCE_S, None, "the queues")
         return found
 
-    async def _flows(self, names: Sequence[str], *, lasting: bool) -> dict[str, Flow]:
+    async def _flows(self, names: Sequence[str]) -> dict[str, Flow]:
         api = management.api_of(self.inventory.broker, self.inventory.path, self.login)
         if api is None:
             return {}
         work = [name for name in names if not name.startswith("qctl.") and not name.endswith(".dead")]
-        looks = await management.in_thread(lambda: _ask_management(api, work, lasting), timeout_s=MANAGEMENT_S)
+        looks = await management.in_thread(lambda: _ask_management(api, work), timeout_s=MANAGEMENT_S)
         return {
-            look.name: Flow(
-                look.unacked, look.lasting_in_per_s if lasting else look.in_per_s, look.out_per_s, look.ready
-            )
+            look.name: Flow(look.unacked, look.lasting_in_per_s, look.out_per_s, look.ready)
             for look in looks
             if look.name
         }
@@ -248,12 +255,12 @@ def look_back_s(hosts: int, entries: int) -> float:
     return min(MAX_LOOK_BACK_S, max(4 * LOG_PERIOD_S, entries * LOG_PERIOD_S / max(1, hosts)))
 
 
-def _ask_management(api: management.Api, names: Sequence[str], lasting: bool) -> list[management.QueueLook]:
+def _ask_management(api: management.Api, names: Sequence[str]) -> list[management.QueueLook]:
     asked = management.Management(api)
     try:
         if len(names) > FEW_QUEUES:
             wanted = set(names)
-            return [look for look in asked.queues(lasting=lasting) if look.name in wanted]
-        return [look for name in names if (look := asked.queue(name, lasting=lasting)) is not None]
+            return [look for look in asked.queues(lasting=True) if look.name in wanted]
+        return [look for name in names if (look := asked.queue(name, lasting=True)) is not None]
     finally:
         asked.close()

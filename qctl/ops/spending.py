@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from qctl.control.quota_reading import FIXED, PACED, SLIDING, ForeignReading
 from qctl.ops.status import QuotaRow
-from qctl.units import parse_rate
+from qctl.units import Rate, parse_rate
 
 SOMEBODY_ELSE = "someone else"
 
@@ -59,13 +59,20 @@ def in_short(foreign: ForeignReading, limit_units: int | None, at: Callable[[flo
 
 def pace_per_s(row: QuotaRow) -> float | None:
     """Units a second that a paced quota admits, in the long run; None for any other, and for what cannot be read."""
-    if row.window != PACED:
-        return None
+    return min((rate.units / (rate.period_ns / 1e9) for rate in _paced(row)), default=None)
+
+
+def burst_units(row: QuotaRow) -> int | None:
+    """Units that a paced quota admits at once: no more than the least of its limits; None for any other."""
+    return min([row.burst_units, *(rate.units for rate in _paced(row))]) if row.window == PACED else None
+
+
+def _paced(row: QuotaRow) -> list[Rate]:
+    """The limits of a paced quota; none of any other, and none where one cannot be read."""
     try:
-        rates = [parse_rate(rate) for rate in row.rates]
+        return [parse_rate(rate) for rate in row.rates] if row.window == PACED else []
     except ValueError:
-        return None
-    return min((rate.units / (rate.period_ns / 1e9) for rate in rates), default=None)
+        return []
 
 
 def window_words(row: QuotaRow, at: Callable[[float], str]) -> str:
@@ -74,5 +81,5 @@ def window_words(row: QuotaRow, at: Callable[[float], str]) -> str:
         return f"{FIXED}, resets {at(row.resets_at_s)}" if row.resets_at_s is not None else FIXED
     pace = pace_per_s(row)
     if pace is not None:
-        return f"{PACED}, {pace:.3g}/s, burst {row.burst_units}"
+        return f"{PACED}, {pace:.3g}/s, burst {burst_units(row)}"
     return row.window or SLIDING

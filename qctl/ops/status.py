@@ -101,7 +101,7 @@ class HostRow:
 @dataclass(frozen=True, slots=True)
 class ConsumerRow:
     """A consumer on a host, its processes taken together. counts: how many processes are in which state; a silent one
-    is unknown, and then so are the numbers.
+    is unknown, and then so are the numbers. rate_per_s: tasks acknowledged; put_off_per_s: that come back later.
     """
 
     host: str
@@ -120,6 +120,7 @@ class ConsumerRow:
     rate_per_s: float | None = None
     settled: Mapping[str, int] | None = None
     seen: Seen | None = None
+    put_off_per_s: float = 0.0
 
     @property
     def address(self) -> str:
@@ -131,10 +132,12 @@ class ConsumerRow:
 class QuotaRow:
     """A quota on a host. rates: the limits that hold; used, limit and period: of the one that is nearest to its end.
 
-    spend_per_s is an estimate: what consumers finish, at what their tasks are expected to cost. estimated: so are the
-    units used, by the broker's own counters, since nothing is heard of the host's ledger. window: how its limits move;
-    resets_at_s: when a fixed one begins anew; burst_units: of a paced one. foreign: what somebody else has spent of it,
-    which is not in used_units. costs: what tasks were seen to use of it.
+    spend_per_s: settled a second lately; spend_estimated: nobody says that, so it is what consumers finish, at what
+    their tasks are expected to cost. exhausted_rate: the limit that is used up at exhausted_at_s, which may be another
+    than that of used_units. held: a consumer waits for it, as what is left does not pay its task; held_until_s: about
+    until when. estimated: so are the units used, by the broker's own counters, since nothing is heard of the host's
+    ledger. window: how its limits move; resets_at_s: when a fixed one begins anew; burst_units: of a paced one.
+    foreign: what somebody else has spent of it, which is not in used_units. costs: what tasks were seen to use of it.
     """
 
     host: str
@@ -157,6 +160,10 @@ class QuotaRow:
     burst_units: int = 1
     foreign: ForeignReading | None = None
     costs: tuple[CostReading, ...] = ()
+    spend_estimated: bool = True
+    exhausted_rate: str = ""
+    held: bool = False
+    held_until_s: float | None = None
 
     @property
     def address(self) -> str:
@@ -170,10 +177,20 @@ class QuotaRow:
 
     @property
     def dry(self) -> bool:
+        """Nothing is left of it, or less than who waits for it needs."""
+        return self.held or self.spent
+
+    @property
+    def spent(self) -> bool:
         """Nothing is left of it."""
         if self.used_units is None or self.limit_units is None:
             return False
         return self.used_units + self.foreign_units >= self.limit_units
+
+    @property
+    def back_at_s(self) -> float | None:
+        """When there is something of it again, or enough for who waits; of one that is not gone, when units return."""
+        return self.blocked_until_s or self.held_until_s or self.returns_at_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from qctl.control.quota_reading import PACED, ForeignReading
+from qctl.control.quota_reading import ForeignReading
 from qctl.ops.costs import Judged, judged
-from qctl.ops.spending import pace_per_s
+from qctl.ops.spending import burst_units, pace_per_s
 from qctl.ops.status import ConsumerRow, HostRow, Order, QueueRow, QuotaRow, Seen, Status
 from qctl.ops.when import iso
 
@@ -61,6 +61,7 @@ def consumer_item(row: ConsumerRow, at_s: float) -> dict[str, Any]:
         "waiting": row.waiting,
         "concurrency": row.concurrency,
         "rate_per_s": row.rate_per_s,
+        "put_off_per_s": row.put_off_per_s if row.rate_per_s is not None else None,
         "settled": dict(row.settled) if row.settled is not None else None,
         **_seen(row.seen, at_s),
     }
@@ -78,14 +79,18 @@ def quota_item(row: QuotaRow, at_s: float) -> dict[str, Any]:
         "limit_units": row.limit_units,
         "period_s": row.period_s,
         "spend_per_s": row.spend_per_s,
+        "spend_estimated": row.spend_per_s is not None and row.spend_estimated,
         "exhausted_at": iso(row.exhausted_at_s),
+        "exhausted_limit": row.exhausted_rate or None,
+        "held": row.held,
+        "back_at": iso(row.back_at_s) if row.dry else iso(row.blocked_until_s),
         "returns_at": iso(row.returns_at_s),
         "blocked_until": iso(row.blocked_until_s),
         "override": _order(row.override) if row.override else None,
         "fault": row.fault or None,
         "window": row.window,
         "resets_at": iso(row.resets_at_s),
-        "burst_units": row.burst_units if row.window == PACED else None,
+        "burst_units": burst_units(row),
         "pace_per_s": pace_per_s(row),
         "foreign": foreign_item(row.foreign) if row.foreign else None,
         "costs": [cost_item(one) for one in judged([row])],
@@ -119,6 +124,8 @@ def cost_item(cost: Judged) -> dict[str, Any]:
         "tasks": cost.tasks,
         "p50_units": cost.p50,
         "p95_units": cost.p95,
+        "mean_units": cost.mean,
+        "gave_up": cost.gave_up,
         "hosts": list(cost.hosts),
         "verdict": cost.verdict.value,
         "advised_units": cost.advised,

@@ -12,7 +12,9 @@ from datetime import tzinfo
 from enum import StrEnum
 from typing import Any
 
-from qctl.ops.spending import SOMEBODY_ELSE, amount, by_somebody_else, shown
+from qctl.ops.backlog import is_kept
+from qctl.ops.costs import given_up, judged
+from qctl.ops.spending import SOMEBODY_ELSE, amount, by_somebody_else, pace_per_s, shown
 from qctl.ops.status import (
     COUNTED,
     ConsumerRow,
@@ -26,7 +28,7 @@ from qctl.ops.status import (
     alike,
     often,
 )
-from qctl.ops.status_json import foreign_item
+from qctl.ops.status_json import cost_item, foreign_item
 from qctl.ops.when import clock, iso, span
 
 #: Names listed in a sentence before the rest is only counted.
@@ -42,6 +44,12 @@ _MEANS = {
 }
 
 
+#: A paced quota that is spent at this part of its pace goes as fast as it may.
+PACED_SHARE = 0.85
+#: Instants that are farther apart are told both.
+APART_S = 2.0
+
+
 class Kind(StrEnum):
     """What a fact is about."""
 
@@ -52,6 +60,7 @@ class Kind(StrEnum):
     QUOTA = "quota"
     OVERRIDE = "override"
     FOREIGN = "someone else"
+    COST = "cost"
     LEDGER = "ledger"
     PROCESSES = "processes"
     OTHERS = "others"
@@ -102,6 +111,7 @@ class _Teller:
                 yield self._hold(hold)
         for quota in quotas:
             yield from self._quota(quota)
+        yield from self._given_up(row, quotas)
         yield from self._others(row)
         if found := self.status.queue(row.queue):
             yield from self._queue(found)
@@ -181,21 +191,38 @@ class _Teller:
             sentence = f"the ledger of {row.host}: {row.fault}; no call is made without a committed charge"
             yield Fact(Kind.LEDGER, sentence, {"fault": row.fault})
 
+    def _given_up(self, row: ConsumerRow, quotas: Iterable[QuotaRow]) -> Iterator[Fact]:
+        """What a cost that is declared too low does to its tasks."""
+        costs = [cost for cost in judged(quotas) if cost.consumer == row.consumer and cost.gave_up]
+        if costs:
+            yield Fact(Kind.COST, given_up(costs, row.consumer), {"costs": [cost_item(cost) for cost in costs]})
+
     def burn(self, row: QuotaRow) -> str:
         """How much of a quota is used, and when that changes."""
         if row.used_units is None or row.limit_units is None:
             return f"it is not known how much of quota {row.quota} ({', '.join(row.rates)}) is used"
-        used = f"quota {row.quota}: {row.used_units}/{row.limit_units} used"
+        paced = f"{pace:.3g}/s paced, " if (pace := pace_per_s(row)) is not None else ""
+        used = f"quota {row.quota}: {paced}{row.used_units}/{row.limit_units} used"
         if row.foreign is not None and row.foreign_units:
             used += f" and {amount(row.foreign)} by {SOMEBODY_ELSE}"
         if self._blocked(row) and row.blocked_until_s is not None:
             return f"{used}; the upstream allows no calls until {self.at(row.blocked_until_s)}"
+        if row.held and not row.spent:
+            until = f" until about {self.at(row.back_at_s)}" if row.back_at_s is not None else ""
+            return f"{used}, too little for the next task{until}"
         if row.dry:
             when = f"at {self.at(row.returns_at_s)}" if row.returns_at_s is not None else "when a task gives some back"
             over = row.used_units > row.limit_units  # what returns first is not free yet
-            return f"{used}, {'a unit may be used again' if over else 'first units return'} {when}"
+            returns = f"{used}, {'a unit may be used again' if over else 'first units return'} {when}"
+            if row.held_until_s is not None and row.held_until_s - (row.returns_at_s or 0.0) > APART_S:
+                returns += f", enough for the next task at about {self.at(row.held_until_s)}"
+            return returns
+        if pace is not None and (row.spend_per_s or 0.0) >= PACED_SHARE * pace:
+            return f"{used}, and that pace is what limits it"
         if row.exhausted_at_s is not None:
-            return f"{used}, used up at about {self.at(row.exhausted_at_s)} at this rate"
+            which = row.exhausted_rate if len(row.rates) > 1 else ""
+            ends = f"{which} is used up" if which else "used up"
+            return f"{used}, {ends} at about {self.at(row.exhausted_at_s)} at this rate"
         return used
 
     def _others(self, row: ConsumerRow) -> Iterator[Fact]:
@@ -248,6 +275,11 @@ class _Teller:
         if row.ready == 0:
             return f"nothing waits in queue {row.queue}"
         words = f"{_tasks(row.ready)} {'is' if row.ready == 1 else 'are'} ready in queue {row.queue}"
+        takers = self.status.of_queue(row.queue)
+        if takers and row.empty_at_s is None and all(map(is_kept, takers)):
+            ends = [self._ends(one) for one in takers if one.state is State.HELD]
+            first_s = min((end for end in ends if end is not None), default=None)
+            return f"{words}; nobody takes them{f' before about {self.at(first_s)}' if first_s else ' at present'}"
         if row.empty_at_s is not None:
             unless = "" if row.in_per_s is not None else " if nothing is added"
             return f"{words}; it will be empty at {self.at(row.empty_at_s)} at this rate{unless}"
@@ -261,6 +293,13 @@ class _Teller:
                 f"{words}; {row.in_per_s:.1f}/s come and {row.out_per_s:.1f}/s go: it does not get empty at this rate"
             )
         return words
+
+    def _ends(self, row: ConsumerRow) -> float | None:
+        """When a consumer that is held may take tasks again; None where one of its holds does not say."""
+        ends = [hold.until_s for hold in row.holds]
+        blocks = [one.blocked_until_s for name in row.costs if (one := self.status.quota(row.host, name))]
+        known = [end for end in (*ends, *blocks) if end is not None and end > self.status.at_s]
+        return max(known, default=None) if None not in ends else None
 
     def _age(self, row: ConsumerRow) -> Iterator[Fact]:
         if row.seen is not None and row.seen.source is Source.LOG:
@@ -322,6 +361,9 @@ def _quota_values(row: QuotaRow) -> dict[str, Any]:
         "returns_at": iso(row.returns_at_s),
         "blocked_until": iso(row.blocked_until_s),
         "exhausted_at": iso(row.exhausted_at_s),
+        "exhausted_limit": row.exhausted_rate or None,
+        "held": row.held,
+        "back_at": iso(row.back_at_s) if row.dry else iso(row.blocked_until_s),
     }
 
 

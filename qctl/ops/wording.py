@@ -64,8 +64,10 @@ def listed(inventory: Inventory, selection: quotas.Selection) -> list[str]:
 
 
 def warnings(inventory: Inventory, selection: quotas.Selection, rates: Iterable[str]) -> tuple[str, ...]:
-    """What a lower limit would stop altogether, a sentence each."""
-    return tuple(f"{one}: it will be held" for one in quotas.too_dear(inventory, selection, rates))
+    """What a lower limit would stop altogether, and which bursts it would cut, a sentence each."""
+    rates = tuple(rates)
+    held = (f"{one}: it will be held" for one in quotas.too_dear(inventory, selection, rates))
+    return (*held, *quotas.cut_bursts(inventory, selection, rates))
 
 
 def proven(standings: Iterable[Standing]) -> str:

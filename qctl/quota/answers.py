@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from qctl.quota import bucket, foreign
-from qctl.quota.books import Account, counted, kept_back_ns, limits_changed, states, store_state
+from qctl.quota.books import Account, counted, kept_back_ns, limits_changed, settled, states, store_state
+from qctl.quota.matching import limit_of
 from qctl.quota.policy import Window
 from qctl.quota.reset import learned
-from qctl.quota.upstream import Span, Told, limit_of
+from qctl.quota.upstream import Span, Told
 from qctl.quota.window import LimitReading
 
 
@@ -25,11 +26,13 @@ class Ours:
     settled: Mapping[int, int]
 
 
-def hear(connection: sqlite3.Connection, account: Account, told: Iterable[Told], ours: Ours, *, now_ns: int) -> None:
+def hear(connection: sqlite3.Connection, account: Account, told: Iterable[Told], ours: Ours, *, now_ns: int) -> bool:
     """Enter what answers said of a quota's limits: when windows end, and what others have spent.
 
-    After everything that this process has settled was entered.
+    After everything that this process has settled was entered. Whether that leaves less than what is out, so that what
+    other processes have leased and not called for must not be spent: then all leases are void.
     """
+    short = False
     for one in sorted(told, key=lambda it: it.sent_ns):
         limit = limit_of(one, account.limits)
         if limit is None:
@@ -41,6 +44,23 @@ def hear(connection: sqlite3.Connection, account: Account, told: Iterable[Told],
         if one.remaining_units is not None and _is_of_present_window(one, after, now_ns):
             after = _heard(connection, account, one, after, ours, now_ns)
         store_state(connection, account.quota_id, before, after)
+        more = after.kept_off(now_ns, idle=False) > before.kept_off(now_ns, idle=False)
+        if ours.elsewhere_units and (more or after.empty_ns > before.empty_ns):
+            out_units = ours.elsewhere_units + ours.running_units
+            was_units, is_units = (_room(connection, account, part, now_ns) for part in (before, after))
+            # Not at each answer of many: while it is short, nothing is leased.
+            short = short or was_units >= out_units > is_units
+    if short:
+        connection.execute("UPDATE quotas SET epoch = epoch + 1 WHERE id = ?", (account.quota_id,))
+        limits_changed(connection)
+    return short
+
+
+def _room(connection: sqlite3.Connection, account: Account, part: LimitReading, now_ns: int) -> int:
+    """What is left of a limit beside what is leased, at the pessimistic end."""
+    counts = settled(connection, {account.quota_id: [part]}, now_ns) if part.limit.window is not Window.PACED else {}
+    used_units = counts.get((account.quota_id, part.limit), part.used(now_ns))
+    return part.limit.units - used_units - part.kept_off(now_ns, idle=False)
 
 
 def refused(connection: sqlite3.Connection, account: Account, said_ns: int | None, *, now_ns: int) -> bool:
@@ -50,15 +70,13 @@ def refused(connection: sqlite3.Connection, account: Account, said_ns: int | Non
     Calls that were out together are refused together: that is one refusal.
     """
     again = now_ns >= account.blocked_until_ns
-    if said_ns is None and not again:
+    if not again and (said_ns is None or said_ns <= account.blocked_until_ns):
         return False
     shortest_ns = min(limit.period_ns for limit in account.windows)
-    if said_ns is not None and said_ns <= account.blocked_until_ns:
-        return False
     until_ns = foreign.blocked_until(
         now_ns,
         said_ns=said_ns,
-        refusals=account.refusals,
+        refusals=account.refusals if again else 0,
         period_ns=shortest_ns,
         chance=random.random(),  # noqa: S311 (spreads hosts, hides nothing)
     )
@@ -70,9 +88,9 @@ def refused(connection: sqlite3.Connection, account: Account, said_ns: int | Non
     return True
 
 
-def served(connection: sqlite3.Connection, account: Account, settled: Iterable[int]) -> bool:
-    """Calls were answered at these instants. Whether that shows that the upstream serves again after a refusal."""
-    if not account.refusals or all(instant_ns <= account.blocked_until_ns for instant_ns in settled):
+def served(connection: sqlite3.Connection, account: Account, sent_ns: int) -> bool:
+    """A call that was sent then was not refused. Whether that shows that the upstream serves again after a refusal."""
+    if not account.refusals or sent_ns < account.blocked_until_ns:
         return False
     connection.execute("UPDATE quotas SET refusals = 0 WHERE id = ?", (account.quota_id,))
     limits_changed(connection)
@@ -81,7 +99,7 @@ def served(connection: sqlite3.Connection, account: Account, settled: Iterable[i
 
 def _is_of_present_window(told: Told, part: LimitReading, now_ns: int) -> bool:
     """Whether what remains was said of the window that is counted now, as far as one can tell."""
-    following = part.reset.next
+    following = part.reset.believed
     if part.limit.window is not Window.FIXED or following is None:
         return True
     if now_ns >= following.hi_ns:
@@ -99,7 +117,7 @@ def _heard(
     What others have in a bucket runs out of it as ours does, so it is put in.
     """
     limit = part.limit
-    following = part.reset.next if limit.window is Window.FIXED else None
+    following = part.reset.believed if limit.window is Window.FIXED else None
     if limit.window is Window.PACED:
         least_units, most_units = _in_bucket(part, told, ours)
     else:
@@ -170,7 +188,7 @@ def _in_window(
     left out, lest it be taken for free when it is. Of a window that slides, that is what expires within the time of a
     call, the stretch and the rounding; of a fixed one, what was counted before it began.
     """
-    limit, following = part.limit, part.reset.next
+    limit, following = part.limit, part.reset.believed
     if limit.window is Window.FIXED and following is not None:
         floor_ns = part.floor_ns(received_ns)
         certain_ns = max(floor_ns, following.lo_ns - limit.period_ns + limit.kept_ns - 1)
@@ -195,4 +213,5 @@ def _in_bucket(part: LimitReading, told: Told, ours: Ours) -> tuple[int, int]:
 
 
 def _at_least(known: foreign.Foreign, units: int) -> foreign.Foreign:
-    return replace(known, lo_units=units, hi_units=max(units, known.hi_units), last_ns=known.received_ns)
+    at_ns = known.received_ns
+    return replace(known, lo_units=units, hi_units=max(units, known.hi_units), last_ns=at_ns, proven_ns=at_ns)

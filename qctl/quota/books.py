@@ -24,7 +24,6 @@ _KEPT_BACK_DIVISOR = 32
 #: Those are dropped this often, and so many times in the shortest window.
 SWEEP_NS = NS_PER_S
 _SWEEPS_A_WINDOW = 32
-_STATE = "units, period_ns, window, empty_ns, reset_since_ns, reset_lo_ns, reset_hi_ns, reset_reported, reset_spread_ns"
 _OTHERS = ", ".join(field.name for field in fields(Foreign))
 
 
@@ -147,22 +146,37 @@ def states(connection: sqlite3.Connection, known: Iterable[Account]) -> dict[int
         )
     }
     found: dict[int, list[LimitReading]] = {quota_id: [] for quota_id in by_id}
-    for quota_id, units, period_ns, window, empty_ns, since_ns, lo_ns, hi_ns, reported, spread_ns in connection.execute(
+    for quota_id, units, period_ns, window, empty_ns, *reset in connection.execute(
         "SELECT quota, units, period_ns, window, empty_ns, reset_since_ns, reset_lo_ns, reset_hi_ns, reset_reported,"  # noqa: S608 (only marks)
-        f" reset_spread_ns FROM limits WHERE quota IN ({marks}) ORDER BY quota, period_ns, window",
+        f" reset_spread_ns, reset_doubt_ns FROM limits WHERE quota IN ({marks}) ORDER BY quota, period_ns, window",
         tuple(by_id),
     ):
-        following = None if lo_ns is None else Span(lo_ns, hi_ns)
-        known_since_ns = NEVER_NS if since_ns is None else since_ns
         found[quota_id].append(
             LimitReading(
                 Limit(units, period_ns, Window(window)),
-                reset=Reset(known_since_ns, following, reported=bool(reported), spread_ns=spread_ns or 0),
+                reset=_reset(*reset),
                 empty_ns=empty_ns,
                 foreign=others.get((quota_id, period_ns, window)),
             )
         )
     return found
+
+
+def _reset(
+    since_ns: int | None,
+    lo_ns: int | None,
+    hi_ns: int | None,
+    reported: int | None,
+    spread_ns: int | None,
+    doubt_ns: int | None,
+) -> Reset:
+    return Reset(
+        since_ns=NEVER_NS if since_ns is None else since_ns,
+        next=None if lo_ns is None or hi_ns is None else Span(lo_ns, hi_ns),
+        reported=bool(reported),
+        spread_ns=spread_ns or 0,
+        doubt_ns=NEVER_NS if doubt_ns is None else doubt_ns,
+    )
 
 
 def store_state(connection: sqlite3.Connection, quota_id: int, before: LimitReading, after: LimitReading) -> None:
@@ -173,8 +187,8 @@ def store_state(connection: sqlite3.Connection, quota_id: int, before: LimitRead
         ends = (None, None) if reset.next is None else (reset.next.lo_ns, reset.next.hi_ns)
         connection.execute(
             "UPDATE limits SET empty_ns = ?, reset_since_ns = ?, reset_lo_ns = ?, reset_hi_ns = ?, reset_reported = ?,"
-            " reset_spread_ns = ? WHERE quota = ? AND period_ns = ? AND window = ?",
-            (after.empty_ns, reset.since_ns, *ends, int(reset.reported), reset.spread_ns, *key),
+            " reset_spread_ns = ?, reset_doubt_ns = ? WHERE quota = ? AND period_ns = ? AND window = ?",
+            (after.empty_ns, reset.since_ns, *ends, int(reset.reported), reset.spread_ns, reset.doubt_ns, *key),
         )
     if after.foreign is None and before.foreign is not None:
         connection.execute("DELETE FROM others WHERE quota = ? AND period_ns = ? AND window = ?", key)
@@ -239,7 +253,7 @@ def readings(connection: sqlite3.Connection, known: Mapping[str, Account], now_n
             (now_ns,),
         )
     }
-    waiting = claims(connection, now_ns)
+    waiting = claims(connection)
     (processes,) = connection.execute("SELECT count(*) FROM processes").fetchone()
     found = states(connection, known.values())
     return {
@@ -262,12 +276,12 @@ def readings(connection: sqlite3.Connection, known: Mapping[str, Account], now_n
     }
 
 
-def claims(connection: sqlite3.Connection, now_ns: int) -> dict[int, tuple[Claim, ...]]:
-    """Who stands in line, by quota id, first come first."""
+def claims(connection: sqlite3.Connection) -> dict[int, tuple[Claim, ...]]:
+    """Who stands in line, by quota id, first come first. Who has not asked for long is there, and holds nobody up: its
+    place is its own when it asks again."""
     found: dict[int, tuple[Claim, ...]] = {}
     for quota_id, *claim in connection.execute(
-        "SELECT quota, seq, process, consumer, units, expires_ns FROM claims WHERE expires_ns > ? ORDER BY seq",
-        (now_ns,),
+        "SELECT quota, seq, process, consumer, units, expires_ns FROM claims ORDER BY seq"
     ):
         found[quota_id] = (*found.get(quota_id, ()), Claim(*claim))
     return found

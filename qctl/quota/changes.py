@@ -40,7 +40,10 @@ class _Past:
 def configure(
     connection: sqlite3.Connection, name: str, limits: Sequence[Limit], now_ns: int
 ) -> tuple[int, int] | None:
-    """Set the limits of one quota. Returns its id and new epoch if that changed anything."""
+    """Set the limits of one quota. Returns its id and new epoch if that changed anything.
+
+    A change ends a block, since nobody else can: one task at a time shows whether the upstream serves again.
+    """
     row = connection.execute("SELECT id, epoch, created_ns FROM quotas WHERE name = ?", (name,)).fetchone()
     if row is None:
         return _configure_new(connection, name, limits, now_ns)
@@ -53,8 +56,8 @@ def configure(
     ]
     if set(limits) == {past.limit for past in old}:
         return None
-    _set_windows(connection, quota_id, old, limits, created_ns=created_ns, now_ns=now_ns)
     _set_bucket(connection, quota_id, old, limits, now_ns)
+    _set_windows(connection, quota_id, old, limits, created_ns=created_ns, now_ns=now_ns)
     least_units = min(limit.units for limit in limits)
     connection.execute(
         "UPDATE leases SET units = max(units, ?) WHERE quota = ?"
@@ -63,7 +66,10 @@ def configure(
     )
     # Could never be met, and would keep everybody else from being paid.
     connection.execute("DELETE FROM claims WHERE quota = ? AND units > ?", (quota_id, least_units))
-    connection.execute("UPDATE quotas SET epoch = ? WHERE id = ?", (epoch + 1, quota_id))
+    connection.execute(
+        "UPDATE quotas SET epoch = ?, blocked_until_ns = min(blocked_until_ns, ?) WHERE id = ?",
+        (epoch + 1, now_ns, quota_id),
+    )
     limits_changed(connection)
     return quota_id, epoch + 1
 
@@ -156,8 +162,8 @@ def _set_windows(
             _carry(connection, quota_id, tuple(before.values()), limit, created_ns=created_ns, now_ns=now_ns)
             _assume(connection, quota_id, limit, limit.units, now_ns)
     for period_ns in before.keys() - after.keys():
-        for table in ("limits", "spent", "others"):
-            connection.execute(f"DELETE FROM {table} WHERE quota = ? AND period_ns = ?", (quota_id, period_ns))  # noqa: S608 (our own names)
+        _drop(connection, quota_id, before[period_ns].limit)
+        connection.execute("DELETE FROM spent WHERE quota = ? AND period_ns = ?", (quota_id, period_ns))
 
 
 def _change(connection: sqlite3.Connection, quota_id: int, past: _Past, limit: Limit, now_ns: int) -> None:
@@ -177,24 +183,28 @@ def _change(connection: sqlite3.Connection, quota_id: int, past: _Past, limit: L
     if limit.window is not past.limit.window:
         connection.execute(
             # How much a window of another kind may have admitted is not known from its units alone.
-            "UPDATE limits SET since_ns = ?, reset_since_ns = NULL, reset_lo_ns = NULL, reset_hi_ns = NULL"
-            " WHERE quota = ? AND period_ns = ? AND window = ?",
+            "UPDATE limits SET since_ns = ?, reset_since_ns = NULL, reset_lo_ns = NULL, reset_hi_ns = NULL,"
+            " reset_doubt_ns = NULL WHERE quota = ? AND period_ns = ? AND window = ?",
             (now_ns, quota_id, limit.period_ns, limit.window),
         )
-    more_units = limit.units - past.limit.units
-    # What was said of the old limit, as it is seen from the new one: others have spent what neither has left for us.
-    connection.execute(
-        "UPDATE others SET lo_units = CASE WHEN lo_units > 0 THEN max(0, lo_units + ?1) ELSE 0 END,"
-        " hi_units = CASE WHEN hi_units > 0 THEN max(0, hi_units + ?1) ELSE 0 END"
-        " WHERE quota = ?2 AND period_ns = ?3 AND window = ?4",
-        (more_units, quota_id, limit.period_ns, limit.window),
-    )
+    if limit.units != past.limit.units:
+        # Whether the upstream keeps to this one or to the old the next call shows, which goes alone: until then no more
+        # is out at once than was left of the old. An answer to a call of before is taken for one that was overtaken.
+        connection.execute(
+            "UPDATE others SET lo_units = 0, hi_units = max(0, hi_units + ?1), until_ns = 0,"
+            " sent_ns = ?2, received_ns = ?2, proven_ns = ?2, growth_per_s = 0, since_ns = NULL, answers = 0"
+            " WHERE quota = ?3 AND period_ns = ?4 AND window = ?5",
+            (limit.units - past.limit.units, now_ns, quota_id, limit.period_ns, limit.window),
+        )
 
 
 def _set_bucket(
     connection: sqlite3.Connection, quota_id: int, old: Iterable[_Past], limits: Iterable[Limit], now_ns: int
 ) -> None:
-    """Have this bucket, if there is to be one, with as many units in it as there were; full, if there was none."""
+    """Have this bucket, if there is to be one, with as many units in it as there were; full, if there was none.
+
+    What lingers may come on top, and is taken to come last. While the history of before is there.
+    """
     before = next((past.limit for past in old if past.limit.window is Window.PACED), None)
     after = next((limit for limit in limits if limit.window is Window.PACED), None)
     if before == after:
@@ -206,12 +216,34 @@ def _set_bucket(
             "SELECT empty_ns FROM limits WHERE quota = ? AND period_ns = ? AND window = ?", key
         ).fetchone()
         units = bucket.level(empty_ns, before, now_ns)
-        for table in ("limits", "others"):
-            connection.execute(f"DELETE FROM {table} WHERE quota = ? AND period_ns = ? AND window = ?", key)  # noqa: S608 (our own names)
+        _drop(connection, quota_id, before)
     if after:
         _insert(connection, quota_id, after, now_ns)
-        enter(connection, quota_id, after, {now_ns: units} if units else {})
+        at_ns, late_units = _lingering(connection, quota_id, old, after, now_ns)
+        units = min(after.units, units + late_units)
+        enter(connection, quota_id, after, {at_ns: units} if units else {})
         _assume(connection, quota_id, after, after.units, now_ns)
+
+
+def _lingering(
+    connection: sqlite3.Connection, quota_id: int, old: Iterable[_Past], new: Limit, now_ns: int
+) -> tuple[int, int]:
+    """Until when units may yet be counted that were settled without an answer, and how many those are."""
+    base = max((past.limit for past in old if past.limit.window is not Window.PACED), key=lambda it: it.period_ns)
+    later_ns = new.linger_ns - base.linger_ns - base.kept_ns
+    last_ns, units = connection.execute(
+        "SELECT max(expires_ns), sum(units) FROM spent"
+        " WHERE quota = ?1 AND period_ns = ?2 AND expires_ns > ?3 AND expires_ns + ?4 > ?5",
+        (quota_id, base.period_ns, expiry(now_ns, base), later_ns, now_ns),
+    ).fetchone()
+    return (now_ns, 0) if last_ns is None else (last_ns + later_ns, units)
+
+
+def _drop(connection: sqlite3.Connection, quota_id: int, limit: Limit) -> None:
+    """Have this limit no more, its history apart; a bucket may have the period of another limit."""
+    key = (quota_id, limit.period_ns, limit.window)
+    for table in ("limits", "others"):
+        connection.execute(f"DELETE FROM {table} WHERE quota = ? AND period_ns = ? AND window = ?", key)  # noqa: S608 (our own names)
 
 
 def _insert(connection: sqlite3.Connection, quota_id: int, limit: Limit, now_ns: int) -> None:
@@ -264,6 +296,7 @@ def _moved(foreign: Foreign, by_ns: int) -> Foreign:
         doubt_ns=foreign.doubt_ns + by_ns,
         sent_ns=foreign.sent_ns + by_ns,
         received_ns=foreign.received_ns + by_ns,
+        proven_ns=foreign.proven_ns + by_ns,
         since_ns=None if foreign.since_ns is None else foreign.since_ns + by_ns,
         last_ns=None if foreign.last_ns is None else foreign.last_ns + by_ns,
     )

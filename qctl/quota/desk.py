@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 
 from qctl.quota import answers, books
 from qctl.quota.books import Account, Head
+from qctl.quota.policy import NS_PER_S, Limit
 from qctl.quota.window import Claim, claimed_ahead
 
 #: Near the end of a window a process is offered a half of its even share: the last units must reach who needs them.
 _SHARE_DIVISOR = 2
-#: Who still waits when this part of its claim's life is left keeps its place for another life. Whoever stands behind
-#: a claim for the whole limit waits longer than one.
+#: A claim counts for so long after it was asked for: who is stopped must not keep the others waiting. Its place stays
+#: its own.
+CLAIM_NS = 10 * NS_PER_S
+#: Who still waits when this part of its claim's life is left has it for another life.
 CLAIM_RENEWALS = 2
 
 
@@ -31,6 +34,11 @@ class _Room:
     one_by_one: bool
 
 
+def claim_life_ns(limits: Iterable[Limit]) -> int:
+    """How long a claim counts of a quota with these limits, if it is not asked for again."""
+    return min(CLAIM_NS, max(limit.claim_ns for limit in limits))
+
+
 class Desk:
     """Serves one process, in one transaction. First `state`, then `open`, then the wants, at last `store`."""
 
@@ -40,8 +48,7 @@ class Desk:
         self._now_ns = now_ns
         self._processes = head.processes
         self._claims = {
-            quota_id: list(found)
-            for quota_id, found in (books.claims(connection, now_ns) if head.claims else {}).items()
+            quota_id: list(found) for quota_id, found in (books.claims(connection) if head.claims else {}).items()
         }
         self._before: dict[int, int] = {}
         self._out: dict[int, int] = {}
@@ -105,7 +112,8 @@ class Desk:
         """Units to have in memory beyond `left_units`: up to a lease, less near the limit, nothing that is claimed."""
         if self._room[account.quota_id].one_by_one:
             return 0
-        claimed = sum(claim.units for claim in self._claims.get(account.quota_id, ()))
+        waiting = self._claims.get(account.quota_id, ())
+        claimed = sum(claim.units for claim in waiting if claim.expires_ns > self._now_ns)
         room = self._room[account.quota_id].units - self._leased(account.quota_id) - claimed
         share = (room + left_units) // (_SHARE_DIVISOR * max(1, self._processes))
         lease = min(limit.lease_units for limit in account.limits)
@@ -149,7 +157,7 @@ class Desk:
     def _claim(self, consumer: str, short: Sequence[tuple[Account, int]]) -> None:
         for account, units in short:
             waiting = self._claims.setdefault(account.quota_id, [])
-            life_ns = max(limit.claim_ns for limit in account.limits)
+            life_ns = claim_life_ns(account.limits)
             expires_ns = self._now_ns + life_ns
             own = next((index for index, claim in enumerate(waiting) if self._is_own(claim, consumer)), None)
             # What can never be paid must not keep the others from being paid.

@@ -29,7 +29,8 @@ class Exchange:
     does not hold. settled, doubtful: units spent since the last exchange; a doubtful one may be counted upstream up to
     the linger later. wants: served in order. top_up: what is left in memory of the quotas to lease ahead of need.
     unclaim: consumers that no longer wait. told: what the upstream's answers said of a quota's limits. running: units
-    of `held` that are with running tasks. look: readings are wanted whatever is granted.
+    of `held` that are with running tasks. served: the latest instant at which a call was sent that was answered and not
+    refused, by quota; exact, not rounded as those of settlements are. look: readings are wanted whatever is granted.
     """
 
     held: Mapping[str, int] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Exchange:
     unclaim: tuple[str, ...] = ()
     told: Mapping[str, Sequence[Told]] = field(default_factory=dict)
     running: Mapping[str, int] = field(default_factory=dict)
+    served: Mapping[str, int] = field(default_factory=dict)
     look: bool = False
 
 

@@ -6,7 +6,7 @@ Instants are nanoseconds of whatever clock the caller reads; only the distances 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qctl.quota.page import Stock
 from qctl.quota.policy import NS_PER_S
@@ -28,7 +28,8 @@ class Waiting:
 class Taker:
     """A consumer in one process of a host.
 
-    queues: from which it takes, each with the instant from which on it may: the end of a pause. cost: units by quota.
+    queues: from which it takes, each with the instant from which on it may: the end of a pause. cost: units by quota
+    that a task must be able to have; uses: what it turns out to use on the average, at most that, where it is less.
     run_ns: how long a task keeps its slot. prefetch: deliveries that it has at most, running ones included. running:
     tasks that run at the start, each halfway through. index: of the process.
     """
@@ -41,6 +42,7 @@ class Taker:
     prefetch: int = 0
     running: int = 0
     index: int = 0
+    uses: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def place(self) -> str:

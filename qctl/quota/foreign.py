@@ -43,6 +43,8 @@ _GROWTH_NS = 2 * NS_PER_S
 _NO_GROWTH = 0.05
 #: A 429 that does not say for how long: the first pause; it doubles while nothing is served in between.
 UNSAID_NS = 5 * NS_PER_S
+#: And the longest: an outage of some hours must not cost a day.
+UNSAID_MAX_NS = 300 * NS_PER_S
 #: Hosts that wait for one instant resume within this after it, and within this part of the period.
 SPREAD_NS = NS_PER_S
 SPREAD_DIVISOR = 200
@@ -57,6 +59,7 @@ class Foreign:
     sent_ns, received_ns: of the call whose answer this is from. remaining_units, limit_units: what that answer said.
     our_units: the most of ours that it can have counted. growth_per_s: units a second, lately. since_ns, answers: since
     when, and in how many exchanges in a row, it was more than a trifle. last_ns: when `lo_units` was last above zero.
+    proven_ns: when the answer came that shows `lo_units`: the newest, or one that was on its way together with it.
     """
 
     lo_units: int
@@ -72,6 +75,7 @@ class Foreign:
     since_ns: int | None = None
     answers: int = 0
     last_ns: int | None = None
+    proven_ns: int = 0
 
     def kept_off(self, now_ns: int, *, idle: bool) -> int:
         """Units of the limit that are not ours at `now_ns`. idle: nothing of the quota is leased by anybody.
@@ -144,9 +148,12 @@ def heard(
     if before is not None and sent_ns < before.sent_ns:
         # It was overtaken. What it proves to be spent is so still, within a fixed window; its upper end is out of date.
         lo_units = max(before.lo_units, lo_units if fixed and same else 0)
-        return replace(before, lo_units=lo_units, hi_units=max(lo_units, before.hi_units))
-    if before is not None and fixed and same:
-        lo_units = max(lo_units, before.lo_units)  # within a window nothing is given back
+        proven_ns = before.proven_ns if lo_units == before.lo_units else received_ns
+        return replace(before, lo_units=lo_units, hi_units=max(lo_units, before.hi_units), proven_ns=proven_ns)
+    proven_ns = received_ns
+    if before is not None and fixed and same and sent_ns < before.proven_ns and before.lo_units > lo_units:
+        # Which of two that were on their way together was counted first nobody knows; a call sent later knows better.
+        lo_units, proven_ns = before.lo_units, before.proven_ns
     growth_per_s = _growth(before, lo_units, received_ns, window) if same or window is Window.PACED else 0.0
     last_ns = received_ns if lo_units else (before.last_ns if before else None)
     recent = last_ns is not None and received_ns - last_ns <= max(_RECENT_WINDOWS * limit.kept_ns, _GROWTH_NS)
@@ -173,6 +180,7 @@ def heard(
         since_ns=None if not notable else before.since_ns if goes_on and before is not None else received_ns,
         answers=(before.answers + 1 if goes_on and before is not None else 1) if notable else 0,
         last_ns=last_ns,
+        proven_ns=proven_ns,
     )
 
 
@@ -223,10 +231,10 @@ def blocked_until(now_ns: int, *, said_ns: int | None, refusals: int, period_ns:
     """Until when nothing is asked of an API that has refused a call at `now_ns`.
 
     said_ns: the latest instant that its words allow for; None: it did not say, and the pause is doubled for each of the
-    `refusals` before this one since it last served, up to the shortest period. A little is added for each host to come
-    back at another moment.
+    `refusals` before this one since it last served, up to the shortest period and UNSAID_MAX_NS. Who refuses again
+    after what was said has said too little: then the pause is as long at least, counted from the second on. A little is
+    added for each host to come back at another moment.
     """
-    if said_ns is None:
-        longest_ns = max(period_ns, NS_PER_S)
-        said_ns = now_ns + min(longest_ns, UNSAID_NS << min(refusals, 20))
-    return said_ns + spread_ns(period_ns, chance)
+    before = refusals if said_ns is None else refusals - 1
+    pause_ns = min(max(period_ns, NS_PER_S), UNSAID_MAX_NS, UNSAID_NS << min(before, 20)) if before >= 0 else 0
+    return max(now_ns + pause_ns, said_ns or 0) + spread_ns(period_ns, chance)

@@ -17,12 +17,13 @@ from qctl.quota.exchange import Exchange
 from qctl.quota.foreign import ForeignReport, report
 from qctl.quota.hearing import by_quota
 from qctl.quota.ledger import Ledger
-from qctl.quota.policy import NS_PER_S, Policy, Window
+from qctl.quota.matching import limit_of
+from qctl.quota.policy import NS_PER_S, Limit, Policy, Window
 from qctl.quota.pool import Grant, Priced, Tally, Waiter
 from qctl.quota.renewal import Renewal
 from qctl.quota.till import Till
-from qctl.quota.upstream import Heard, limit_of
-from qctl.quota.window import Reading
+from qctl.quota.upstream import Heard
+from qctl.quota.window import LimitReading, Reading
 
 #: Takes the answer to who waits.
 Answered = Callable[[Grant | Hold], None]
@@ -168,16 +169,20 @@ class Leases:
         if reading is None:
             return
         hearing, limits = self._renewal.hearing, [part.limit for part in reading.limits]
+        remaining: dict[Limit, int] = {}
         for told in heard.told:
             limit = limit_of(told, limits)
             if limit is not None:
                 hearing.note(quota, limit, told)
                 if told.remaining_units is not None:
-                    self._till.bound(quota, told.remaining_units)
+                    remaining[limit] = told.remaining_units
+                    self._till.bound(quota, told.remaining_units, lasts=limit.window is Window.FIXED)
+        if not heard.refused and reading.probing_until_ns and heard.told:
+            self._till.answered(quota, max(told.sent_ns for told in heard.told))
         if heard.refused:
             until_ns = heard.wait.hi_ns if heard.wait else None
             if until_ns is None and not heard.secondary:
-                until_ns = _next_window(reading, self.clock.now_ns())
+                until_ns = next_window(reading, remaining, self.clock.now_ns())
             hearing.refused(quota, until_ns)
             self._till.refuse(quota)
 
@@ -335,7 +340,26 @@ class Leases:
             raise
 
 
-def _next_window(reading: Reading, now_ns: int) -> int | None:
-    """When an API that counts by windows, and refuses without a word, serves again: the soonest reset that is known."""
-    opens_ns = (part.reset.opens_ns for part in reading.limits if part.limit.window is Window.FIXED)
+def next_window(reading: Reading, remaining: Mapping[Limit, int], now_ns: int) -> int | None:
+    """When an API that counts by windows, and refuses without a word, serves again: the soonest reset that is known of
+    a limit that is used up. Others are refused for another reason: for too many calls at once, by a proxy.
+
+    remaining: units, as the refusal itself said of a limit.
+    """
+    opens_ns = (
+        part.reset.opens_ns
+        for part in reading.limits
+        if part.limit.window is Window.FIXED and _is_used_up(part, remaining.get(part.limit), reading, now_ns)
+    )
     return min((at_ns for at_ns in opens_ns if at_ns is not None and at_ns > now_ns), default=None)
+
+
+def _is_used_up(part: LimitReading, said_units: int | None, reading: Reading, now_ns: int) -> bool:
+    """By the API's word, else by what is counted."""
+    if said_units is not None:
+        return said_units <= 0
+    known = part.foreign
+    if known is not None and now_ns < known.until_ns and not known.remaining_units:
+        return True
+    beside = part.kept_off(now_ns, idle=False)
+    return part.used(now_ns) + reading.leased_units + beside >= part.limit.units

@@ -23,7 +23,7 @@ from qctl.quota.directory import PROCESSES, prepare
 from qctl.quota.exchange import Exchange, Response
 from qctl.quota.faults import ledger_errors
 from qctl.quota.liveness import Lifeline, is_dead, lives
-from qctl.quota.policy import Policy, enforced
+from qctl.quota.policy import Limit, Policy, enforced
 from qctl.quota.schema import PATIENCE_S
 from qctl.quota.window import Reading
 from qctl.quota.words import FileId, Words, file_id
@@ -54,7 +54,8 @@ class Ledger:
         self._connection: sqlite3.Connection | None = None
         self._words: Words | None = None
         self._lifeline: Lifeline | None = None
-        self._policies: dict[str, Policy] = {}
+        #: What was last known of every quota: whoever makes a new file in place of a lost one enters it.
+        self._limits: dict[str, tuple[Limit, ...]] = {}
         #: The quotas as of a version of the limits.
         self._known: tuple[int, Accounts] = (-1, {})
         #: The ledger, and the shared page, that this process has been told to state anew what it holds for.
@@ -130,10 +131,10 @@ class Ledger:
 
     def configure(self, policies: Iterable[Policy]) -> None:
         """Set the limits of these quotas; others stay as they are. A change voids the quota's leases at once."""
-        policies = tuple(policies)
-        self._policies |= {policy.name: policy for policy in policies}
+        limits = {policy.name: enforced(policy) for policy in policies}
         with self._writing() as (connection, _, _):
-            self._configure(connection, policies)
+            self._configure(connection, limits)
+            self._limits |= limits
 
     def block(self, quota: str, until_ns: int | None) -> None:
         """The upstream has refused a call, and said: nothing before `until_ns`; None: it did not say until when.
@@ -218,9 +219,7 @@ class Ledger:
         for settled, lingers in ((request.settled, False), (request.doubtful, True)):
             for name, units_at in settled.items():
                 books.spend(connection, _account(accounts, name), units_at, now_ns=now_ns, lingers=lingers)
-        served = [answers.served(connection, accounts[name], at) for name, at in request.settled.items()]
-        if any(served):
-            accounts = books.accounts(connection)
+        changed = [answers.served(connection, _account(accounts, name), at) for name, at in request.served.items()]
         for name, told in request.told.items():
             account = _account(accounts, name)
             ours = answers.Ours(
@@ -228,7 +227,11 @@ class Ledger:
                 running_units=request.running.get(name, 0),
                 settled=request.settled.get(name, {}),
             )
-            answers.hear(connection, account, told, ours, now_ns=now_ns)
+            if answers.hear(connection, account, told, ours, now_ns=now_ns):
+                self.words.set_epoch(account.quota_id, account.epoch + 1)
+                changed.append(True)
+        if any(changed):
+            accounts = books.accounts(connection)
         for consumer in request.unclaim:
             desk.unclaim(consumer)
         involved = {name for want in request.wants for name in want.cost} | set(request.top_up)
@@ -261,10 +264,10 @@ class Ledger:
             before.cut(remove=True)
         connection.execute("INSERT INTO processes VALUES (?, 1)", (process,))
 
-    def _configure(self, connection: sqlite3.Connection, policies: Iterable[Policy]) -> None:
+    def _configure(self, connection: sqlite3.Connection, limits: Mapping[str, tuple[Limit, ...]]) -> None:
         now_ns = self.clock.now_ns()
-        for policy in policies:
-            changed = changes.configure(connection, policy.name, enforced(policy), now_ns)
+        for name, its in limits.items():
+            changed = changes.configure(connection, name, its, now_ns)
             if changed:
                 # Before the commit: whoever looks waits for the lock then, and finds the new limit.
                 self.words.set_epoch(*changed)
@@ -310,6 +313,7 @@ class Ledger:
         if version != head.limits_version:
             accounts = books.accounts(connection)
             self._known = (head.limits_version, accounts)
+            self._limits |= {name: account.limits for name, account in accounts.items()}
         return accounts
 
     @contextmanager
@@ -354,8 +358,8 @@ class Ledger:
                 self._words = Words(self._words_path)
             self._known = (-1, {})
             known = self._accounts(connection, head)
-            # Whoever made a new ledger may not have known of these.
-            self._configure(connection, [it for name, it in self._policies.items() if name not in known])
+            # Whoever made a new ledger may not have known of these, nor may anybody configure them any more.
+            self._configure(connection, {name: its for name, its in self._limits.items() if name not in known})
             if connection.total_changes != before:
                 books.seen(connection, self.clock.now_ns())
             self._file_id = file_id(self._path)

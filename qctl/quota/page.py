@@ -68,10 +68,12 @@ class Page:
         "quota",
     )
 
-    def __init__(self, stock: Stock, start_ns: int) -> None:
+    def __init__(self, stock: Stock, start_ns: int, coarseness: int = 1) -> None:
+        """coarseness: how many grains of the ledger's history are one here."""
         self.quota = stock.quota
-        #: What lies within this is one instant in the ledger's history.
-        self.grain_ns = min(part.limit.bucket_ns for part in stock.limits if part.limit.window is not Window.PACED)
+        grains_ns = [part.limit.bucket_ns for part in stock.limits if part.limit.window is not Window.PACED]
+        #: What lies within this is one instant.
+        self.grain_ns = coarseness * min(grains_ns)
         self._kept = [_Kept(_coarse(part, self.grain_ns, start_ns)) for part in stock.limits]
         #: Whoever waits looks again no sooner: a bucket counts by the grain, and loses nothing in half of one.
         is_coarse = any(kept.limit != part.limit for kept, part in zip(self._kept, stock.limits, strict=True))
@@ -91,9 +93,9 @@ class Page:
         """A task has started."""
         self._running += units
 
-    def settle(self, units: int, at_ns: int) -> None:
-        """What was reserved is spent now; instants do not go back."""
-        self._running -= units
+    def settle(self, reserved_units: int, units: int, at_ns: int) -> None:
+        """So much of what was reserved is spent now, and the rest is free; instants do not go back."""
+        self._running -= reserved_units
         if not self._pending:
             self._first_ns = at_ns
         self._pending[at_ns] = self._pending.get(at_ns, 0) + units

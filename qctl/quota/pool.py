@@ -5,7 +5,7 @@ A pool is changed by the till alone, under its lock; a grant belongs to its task
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from qctl.quota.admission import Hold
@@ -28,6 +28,9 @@ class Pool:
         "quota",
         "restate",
         "running",
+        "said_lasts",
+        "said_units",
+        "served_ns",
         "set_aside",
         "slot",
         "taken",
@@ -55,6 +58,12 @@ class Pool:
         self.earmarks: dict[str, int] = {}
         #: The ledger has more as leased than is here: it should hear so soon.
         self.restate = False
+        #: The least that the API said since `Till.listen` that remains; less than none: it refused.
+        self.said_units: int | None = None
+        #: That holds for what is being leased for a task as well: nothing returns by the passing of time.
+        self.said_lasts = False
+        #: The latest instant at which a call was sent, or a task begun, that was answered and not refused.
+        self.served_ns = 0
         #: Somebody waits for what settlements bring: the ledger should hear of each at once.
         self.urgent = False
 
@@ -92,14 +101,18 @@ class Priced:
 class Grant:
     """Units reserved for one task, until it is settled. Belongs to that task."""
 
-    __slots__ = ("era", "lines", "open", "priced")
+    __slots__ = ("begun_ns", "booked", "era", "lines", "open", "priced")
 
-    def __init__(self, priced: Priced, era: int) -> None:
+    def __init__(self, priced: Priced, era: int, begun_ns: int = 0) -> None:
         self.priced = priced
         self.lines = priced.lines
         #: Which limits it was reserved under: what comes back from older ones goes to the ledger, not to a next task.
         self.era = era
         self.open = True
+        #: 0: paid from memory, so that nobody has asked whether the API serves again.
+        self.begun_ns = begun_ns
+        #: Quotas of which answered calls were booked.
+        self.booked: tuple[str, ...] = ()
 
     def reserved(self, quota: str) -> int:
         """Units of `quota` that the task may still spend."""
@@ -118,3 +131,27 @@ class Waiter:
     try_ns: int = 0
     #: When the ledger last refused it; None: before, nobody knows.
     refused_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What goes into an exchange: see ledger.Exchange."""
+
+    held: Mapping[str, int]
+    running: Mapping[str, int]
+    settled: Mapping[str, Mapping[int, int]]
+    doubtful: Mapping[str, Mapping[int, int]]
+
+
+def added(lines: Lines, more: Lines) -> Lines:
+    """Both together."""
+    units = dict(lines)
+    for pool, extra in more:
+        units[pool] = units.get(pool, 0) + extra
+    return tuple(units.items())
+
+
+def merge(book: dict[int, int], units_at: Mapping[int, int]) -> None:
+    """Put these into the book."""
+    for instant_ns, units in units_at.items():
+        book[instant_ns] = book.get(instant_ns, 0) + units

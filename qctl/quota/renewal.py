@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -17,11 +18,12 @@ from qctl.quota.admission import Cause, Hold, Standing, one_by_one
 from qctl.quota.exchange import Exchange, Want
 from qctl.quota.hearing import Hearing, by_quota
 from qctl.quota.ledger import Ledger
+from qctl.quota.line import in_turn
 from qctl.quota.policy import NS_PER_MS, NS_PER_S, Window
-from qctl.quota.pool import Grant, Pool, Priced, Waiter
+from qctl.quota.pool import Grant, Pool, Priced, Statement, Waiter
 from qctl.quota.schema import ROUND_PATIENCE_S
 from qctl.quota.standing import RETRY_NS, Entry, Standings
-from qctl.quota.till import Statement, Till
+from qctl.quota.till import Till
 from qctl.quota.window import Reading
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,6 @@ FLUSH_NS = NS_PER_S
 FLUSHES_A_WINDOW = 20
 #: After an error of the ledger.
 BROKEN_RETRY_NS = 200 * NS_PER_MS
-#: Wants in one exchange, so that a transaction stays short for the others.
-WANTS = 64
 #: Units leased for a consumer that comes back are kept for it this long: to subscribe and receive takes some ms.
 EARMARK_NS = NS_PER_S
 #: Of what it spends in a second a process keeps this part when somebody else is short.
@@ -70,6 +70,10 @@ class _Plan:
     returning: list[tuple[Entry, Want]] = field(default_factory=list)
     give_back: dict[str, int] = field(default_factory=dict)
     top_up: set[str] = field(default_factory=set)
+    #: Who has a place in line and nobody in it: it was paid from memory, or left.
+    idle_claims: set[str] = field(default_factory=set)
+    #: Quotas that are tried out after a refusal, and when a call was sent that was served since.
+    served: dict[str, int] = field(default_factory=dict)
 
 
 class Renewal:
@@ -172,6 +176,7 @@ class Renewal:
             log.warning("ledger usable again")
             self.standings.broken = None
             self._mark = -1
+        self._till.listen()  # before what the API has said is taken
         self._block()
         self._observe(now_ns)
         plan = self._plan(now_ns)
@@ -183,7 +188,7 @@ class Renewal:
         now_ns = self._now_ns()
         next_ns = now_ns + tick_ns
         verdict_ns = self.standings.judge(now_ns)
-        for pool in self._till.pools.values():
+        for pool, _ in self._known():
             if pool.pending or pool.doubtful:
                 next_ns = min(next_ns, self._flushed_ns + self._flush_ns(pool))
         return max(min(next_ns, verdict_ns or next_ns) - now_ns, NS_PER_MS)
@@ -204,8 +209,8 @@ class Renewal:
         return TIGHT_TICK_NS if any(pool.urgent for pool in self._till.pools.values()) else WAITING_TICK_NS
 
     def _observe(self, now_ns: int) -> None:
-        for quota, pool in self._till.pools.items():
-            reading = self.standings.readings[quota]
+        for pool, reading in self._known():
+            quota = pool.quota
             # Others may have come to wait since.
             waited_for = pool.set_aside > 0 or reading.processes > 1
             pool.urgent = waited_for and is_tight(reading, now_ns)
@@ -232,10 +237,18 @@ class Renewal:
             want = self.standings.want_of_returning(entry, now_ns) or self.standings.want_of_waiting(entry, now_ns)
             if want:
                 plan.returning.append((entry, want))
-        for quota, pool in self._till.pools.items():
-            self._plan_pool(plan, quota, pool, now_ns)
-        plan.due |= bool(plan.waiters or plan.returning)
+        for pool, reading in self._known():
+            self._plan_pool(plan, pool.quota, pool, now_ns)
+            if reading.probing_until_ns and pool.served_ns >= reading.blocked_until_ns:
+                plan.served[pool.quota] = pool.served_ns
+        plan.idle_claims = self.standings.idle_claims()
+        plan.due |= bool(plan.waiters or plan.returning or plan.idle_claims or plan.served)
         return plan
+
+    def _known(self) -> list[tuple[Pool, Reading]]:
+        """The pools of quotas that the ledger has."""
+        readings = self.standings.readings
+        return [(pool, readings[quota]) for quota, pool in self._till.pools.items() if quota in readings]
 
     def _plan_pool(self, plan: _Plan, quota: str, pool: Pool, now_ns: int) -> None:
         if pool.left > 0 and not pool.set_aside:
@@ -248,7 +261,9 @@ class Renewal:
         if pool.thirsty:
             plan.top_up.add(quota)
         unwritten = bool(pool.pending or pool.doubtful)
-        flush = unwritten and (pool.urgent or now_ns - self._flushed_ns >= self._flush_ns(pool))
+        # Until it is written, what is spent seems to come back to who waits.
+        flush_ns = min(WAITING_TICK_NS, self._flush_ns(pool)) if pool.set_aside > 0 else self._flush_ns(pool)
+        flush = unwritten and (pool.urgent or now_ns - self._flushed_ns >= flush_ns)
         plan.due |= flush or pool.thirsty or pool.restate or pool.left < 0 or not pool.valid
 
     def _is_wanted(self, quota: str, now_ns: int) -> bool:
@@ -273,26 +288,30 @@ class Renewal:
             doubtful=statement.doubtful,
             wants=(*wants, *(want for _, want in plan.returning)),
             top_up={quota: max(0, till.pools[quota].left) for quota in plan.top_up},
-            unclaim=tuple(plan.withdrawn),
+            unclaim=(*plan.withdrawn, *plan.idle_claims),
             told=by_quota(answers),
             running=statement.running,
-            look=bool(till.waiters),
+            served=plan.served,
+            look=bool(till.waiters or plan.idle_claims or plan.served),
         )
         self._withdrawn.difference_update(plan.withdrawn)
         try:
             response = self._ledger.exchange(request, patience_s=ROUND_PATIENCE_S)
         except BaseException:
-            self._withdrawn.update(plan.withdrawn)
+            self._withdraw_again(plan.withdrawn)
             self.hearing.restore(answers)
             till.restore(statement)
             raise
         if response.void:
-            self._withdrawn.update(plan.withdrawn)
+            self._withdraw_again(plan.withdrawn)
             self.hearing.restore(answers)
             self._start_over(statement)
             return
         self._flushed_ns = now_ns = self._now_ns()
-        till.confirm(response.leased, response.epochs)
+        granted_units = Counter[str]()
+        for want, granted in zip(request.wants, response.granted, strict=True):
+            granted_units.update(want.cost if granted else {})
+        till.confirm(response.leased, response.epochs, granted_units)
         paid = dict(zip(plan.waiters, response.granted, strict=False))
         self._answer(till.serve_leased(waiter for waiter, granted in paid.items() if granted))
         for waiter, granted in paid.items():
@@ -310,6 +329,11 @@ class Renewal:
         if response.readings:
             self.standings.readings, self._mark, self._looked_ns = response.readings, self._ledger.mark, now_ns
         self._answer(till.serve())
+
+    def _withdraw_again(self, consumers: Iterable[str]) -> None:
+        """The ledger was not told; who came back meanwhile is not to be."""
+        known = {entry.priced.consumer for entry in self.standings.all()}
+        self._withdrawn.update(it for it in consumers if it not in known)
 
     def _start_over(self, statement: Statement) -> None:
         """The ledger is another, or took us for dead: what is left is void; what runs or was spent is stated anew."""
@@ -348,19 +372,3 @@ def is_tight(reading: Reading, now_ns: int) -> bool:
     """Whether what is settled makes room for the next."""
     paced = any(part.limit.window is Window.PACED for part in reading.limits)
     return paced or one_by_one(reading, now_ns)
-
-
-def in_turn(waiters: Iterable[Waiter], now_ns: int) -> list[Waiter]:
-    """Who in this line asks now: whose time it is, except who costs less than one of the same consumer that was refused
-    before. It would be paid again and again, and the claim of the one that it overtakes would pass for met."""
-    found: list[Waiter] = []
-    refused: dict[tuple[str, str], int] = {}
-    for waiter in waiters:
-        lines = {(waiter.priced.consumer, quota): units for quota, units in waiter.priced.cost.items()}
-        if waiter.grant is None and any(units < refused.get(line, 0) for line, units in lines.items()):
-            continue
-        if waiter.try_ns <= now_ns:
-            found.append(waiter)
-        if waiter.grant is None and waiter.refused_ns is not None:
-            refused |= {line: max(units, refused.get(line, 0)) for line, units in lines.items()}
-    return found[:WANTS]

@@ -38,13 +38,14 @@ CREATE TABLE limits(
     quota INTEGER NOT NULL REFERENCES quotas, period_ns INTEGER NOT NULL, window TEXT NOT NULL,
     units INTEGER NOT NULL CHECK (units >= 0), peak_units INTEGER NOT NULL, since_ns INTEGER NOT NULL,
     empty_ns INTEGER NOT NULL DEFAULT 0, reset_since_ns INTEGER, reset_lo_ns INTEGER, reset_hi_ns INTEGER,
-    reset_reported INTEGER, reset_spread_ns INTEGER, PRIMARY KEY(quota, period_ns, window)) WITHOUT ROWID;
+    reset_reported INTEGER, reset_spread_ns INTEGER, reset_doubt_ns INTEGER,
+    PRIMARY KEY(quota, period_ns, window)) WITHOUT ROWID;
 CREATE TABLE others(
     quota INTEGER NOT NULL REFERENCES quotas, period_ns INTEGER NOT NULL, window TEXT NOT NULL,
     lo_units INTEGER NOT NULL, hi_units INTEGER NOT NULL, until_ns INTEGER NOT NULL, doubt_ns INTEGER NOT NULL,
     sent_ns INTEGER NOT NULL, received_ns INTEGER NOT NULL, remaining_units INTEGER NOT NULL, limit_units INTEGER,
     our_units INTEGER NOT NULL, growth_per_s REAL NOT NULL, since_ns INTEGER, answers INTEGER NOT NULL,
-    last_ns INTEGER, PRIMARY KEY(quota, period_ns, window)) WITHOUT ROWID;
+    last_ns INTEGER, proven_ns INTEGER NOT NULL, PRIMARY KEY(quota, period_ns, window)) WITHOUT ROWID;
 CREATE TABLE processes(id TEXT PRIMARY KEY, stated INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE leases(
     process TEXT NOT NULL REFERENCES processes, quota INTEGER NOT NULL REFERENCES quotas,

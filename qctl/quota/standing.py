@@ -27,8 +27,9 @@ from qctl.quota.admission import (
     return_at,
     sensible_run,
 )
-from qctl.quota.desk import CLAIM_RENEWALS
+from qctl.quota.desk import CLAIM_NS, CLAIM_RENEWALS, claim_life_ns
 from qctl.quota.exchange import Want
+from qctl.quota.line import askers
 from qctl.quota.policy import NS_PER_MS, NS_PER_S
 from qctl.quota.pool import Priced, Waiter
 from qctl.quota.till import Till
@@ -140,7 +141,7 @@ class Standings:
                 self._judge_running(waiter, now_ns)
             elif (held := self.of(waiter.priced.consumer).held) is not None:
                 self._refuse(waiter, held)
-            due.append(waiter.try_ns)
+        due.extend(waiter.try_ns for waiter in askers(waiters))
         return min((at for at in due if at is not None), default=None)
 
     def measure(self, passed_ns: int) -> None:
@@ -159,7 +160,7 @@ class Standings:
         needs = self._needs(entry, now_ns)
         runs = self._runs(entry, needs)
         back = may_return(needs, runs, now_ns=now_ns, held_since_ns=entry.held_since_ns)
-        if back is Return.NOT_YET or not self._has_claim(entry, now_ns):
+        if back is Return.NOT_YET or not self._has_claim(entry):
             return None
         alone = any(one_by_one(need.purse.reading, now_ns) for need in needs)
         units = runs if back is Return.RUN and not alone else [need.cost_units for need in needs]
@@ -167,10 +168,19 @@ class Standings:
 
     def want_of_waiting(self, entry: Entry, now_ns: int) -> Want | None:
         """What to ask for so that a held consumer whose claim is about to end keeps its place in line."""
-        claims = [] if entry.standing.consuming else self._claims_of(entry, now_ns)
+        claims = [] if entry.standing.consuming else self._claims_of(entry)
         if not any(claim.expires_ns - now_ns < life_ns // CLAIM_RENEWALS for _, claim, life_ns in claims):
             return None
-        return Want(entry.priced.consumer, self._expected(entry, now_ns))
+        return Want(entry.priced.consumer, self._expected(entry))
+
+    def idle_claims(self) -> set[str]:
+        """Consumers that go on, stand in line by the readings, and have nobody in it here."""
+        waiting = {it.priced.consumer for it in self._till.waiting() if it.grant is None}
+        return {
+            entry.priced.consumer
+            for entry in self.all()
+            if entry.standing.consuming and entry.priced.consumer not in waiting and self._has_claim(entry)
+        }
 
     def change(self, entry: Entry, standing: Standing) -> None:
         """Enter a verdict; tell the listener if it is another one, not for a later estimate of the same hold."""
@@ -207,9 +217,13 @@ class Standings:
             return None
         if isinstance(verdict, Wait):
             entry.short_since_ns = entry.short_since_ns or now_ns
+            until_ns = verdict.until_ns
+            if mine and mine[0].refused_ns is not None and self.broken is None:
+                # Who waits for long asks again, for its place in line to count.
+                until_ns = min(until_ns, mine[0].refused_ns + CLAIM_NS // (2 * CLAIM_RENEWALS))
             for waiter in mine:
-                waiter.try_ns = verdict.until_ns
-            return verdict.until_ns
+                waiter.try_ns = until_ns
+            return until_ns
         entry.short_since_ns = None
         for waiter in mine:
             waiter.try_ns = _again_ns(waiter, now_ns)
@@ -221,7 +235,7 @@ class Standings:
         needs = self._needs(entry, now_ns)
         runs = self._runs(entry, needs)
         back = may_return(needs, runs, now_ns=now_ns, held_since_ns=entry.held_since_ns)
-        in_line = self._has_claim(entry, now_ns)
+        in_line = self._has_claim(entry)
         if back is Return.NOT_YET and not in_line and now_ns >= entry.held_since_ns + SINGLE_AFTER_NS:
             back = Return.TASK if self._seeks(needs, now_ns) else back
         if back is Return.NOT_YET:
@@ -293,7 +307,7 @@ class Standings:
         self, entry: Entry, now_ns: int, backlog: Mapping[str, int] | None = None, first: Priced | None = None
     ) -> list[Need]:
         """Of the `first` task in line here, else of the next one that is expected."""
-        cost = first.cost if first else self._expected(entry, now_ns)
+        cost = first.cost if first else self._expected(entry)
         return [
             Need(
                 quota=quota,
@@ -304,11 +318,11 @@ class Standings:
             for quota, units in cost.items()
         ]
 
-    def _expected(self, entry: Entry, now_ns: int) -> dict[str, int]:
+    def _expected(self, entry: Entry) -> dict[str, int]:
         """What the next task costs: as usual; to one that is held, what it was held for, which is in its claim."""
         cost = entry.priced.cost
         if entry.standing.held is not None:
-            for quota, claim, _ in self._claims_of(entry, now_ns):
+            for quota, claim, _ in self._claims_of(entry):
                 cost[quota] = max(cost[quota], claim.units)
         return cost
 
@@ -328,18 +342,18 @@ class Standings:
             for need in needs
         ]
 
-    def _has_claim(self, entry: Entry, now_ns: int) -> bool:
-        return bool(self._claims_of(entry, now_ns))
+    def _has_claim(self, entry: Entry) -> bool:
+        return bool(self._claims_of(entry))
 
-    def _claims_of(self, entry: Entry, now_ns: int) -> list[tuple[str, Claim, int]]:
-        """Where it stands in line for which quota, and how long such a claim lives."""
+    def _claims_of(self, entry: Entry) -> list[tuple[str, Claim, int]]:
+        """Where it stands in line for which quota, and for how long such a claim counts; the place outlasts that."""
         own = (self._process(), entry.priced.consumer)
         readings = [self.readings[pool.quota] for pool, _ in entry.priced.lines]
         return [
-            (reading.quota, claim, max(part.limit.claim_ns for part in reading.limits))
+            (reading.quota, claim, claim_life_ns(part.limit for part in reading.limits))
             for reading in readings
             for claim in reading.claims
-            if (claim.process, claim.consumer) == own and claim.expires_ns > now_ns
+            if (claim.process, claim.consumer) == own
         ]
 
     def _backlog(self, entries: Iterable[Entry], waiters: Iterable[Waiter]) -> dict[str, int]:

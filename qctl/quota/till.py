@@ -11,22 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
-from qctl.quota.pool import Grant, Lines, Pool, Priced, Waiter
+from qctl.quota.pool import Grant, Pool, Priced, Statement, Waiter, added, merge
 
 #: Instead of the shared page when that is closed: no epoch is zero.
 _NO_WORDS = memoryview(bytes(8)).cast("Q")
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """What goes into an exchange: see ledger.Exchange."""
-
-    held: Mapping[str, int]
-    running: Mapping[str, int]
-    settled: Mapping[str, Mapping[int, int]]
-    doubtful: Mapping[str, Mapping[int, int]]
+#: Of a pool whose units may not be spent, whatever the page says.
+_NO_EPOCH = -1
+_NOTHING: Mapping[str, int] = {}
 
 
 class Till:
@@ -79,12 +71,16 @@ class Till:
                     book[instant_ns] = book.get(instant_ns, 0) + spent
                     if pool.urgent:
                         self._wake()
+                if grant.begun_ns and not ambiguous and (spent or pool.quota in grant.booked):
+                    # By its beginning: one that was refused began before the block that it made.
+                    pool.served_ns = max(pool.served_ns, grant.begun_ns)
                 if spent != units:
                     self._refund(pool, units - spent, grant.era)
             if used:
                 priced = {pool.quota for pool, _ in grant.lines}
                 for quota in used.keys() - priced:
                     self._spend_unreserved(quota, used[quota], now_ns, ambiguous)
+            grant.lines = ()  # nothing is reserved any more
 
     def book(self, grant: Grant, quota: str, units: int, *, ambiguous: bool = False) -> None:
         """These units of the grant are spent now. What the grant has not reserved is booked all the same."""
@@ -99,6 +95,14 @@ class Till:
             self.pools[quota].left += covered
             grant.lines = tuple((pool, held - covered if pool.quota == quota else held) for pool, held in grant.lines)
             self._spend_unreserved(quota, units, now_ns, ambiguous)
+            if not ambiguous and quota not in grant.booked:
+                grant.booked = (*grant.booked, quota)
+
+    def answered(self, quota: str, sent_ns: int) -> None:
+        """A call that was sent then was answered, and not refused."""
+        with self.lock:
+            pool = self.pools[quota]
+            pool.served_ns = max(pool.served_ns, sent_ns)
 
     # -- who waits
 
@@ -144,15 +148,16 @@ class Till:
         return served
 
     def serve_leased(self, waiters: Iterable[Waiter]) -> list[tuple[Waiter, Grant]]:
-        """Hand out what the ledger has just leased for these waiters; who left meanwhile leaves it to the pool."""
+        """Hand out what the ledger has just leased for these waiters; who left meanwhile leaves it to the pool. What an
+        answer of the API has overtaken goes back, and who waits for it asks again."""
         served: list[tuple[Waiter, Grant]] = []
         with self.lock:
             for waiter in waiters:
-                if self._dequeue(waiter):
+                if all(pool.epoch != _NO_EPOCH for pool, _ in waiter.priced.lines) and self._dequeue(waiter):
                     served.append((waiter, self._granted(waiter)))
                 else:
                     for pool, units in waiter.priced.lines:
-                        pool.left += units
+                        self._take_in(pool, units)
         return served
 
     def left_for(self, quota: str, consumer: str) -> int:
@@ -180,7 +185,7 @@ class Till:
                 pool = self.pools[quota]
                 if pool.view is not view or pool.slot != slot:
                     self._void(pool)
-                    pool.epoch, pool.slot, pool.view = -1, slot, view
+                    pool.epoch, pool.slot, pool.view = _NO_EPOCH, slot, view
                 pool.grain_ns = grains_ns[quota]
 
     def shut(self) -> None:
@@ -225,22 +230,37 @@ class Till:
             for pool in self.pools.values():
                 pool.restate = True
             for quota, units_at in statement.settled.items():
-                _merge(self.pools[quota].pending, units_at)
+                merge(self.pools[quota].pending, units_at)
             for quota, units_at in statement.doubtful.items():
-                _merge(self.pools[quota].doubtful, units_at)
+                merge(self.pools[quota].doubtful, units_at)
 
-    def confirm(self, leased: Mapping[str, int], epochs: Mapping[str, int]) -> None:
-        """The exchange is done: `leased` units more, and all that is left is of these epochs."""
+    def listen(self) -> None:
+        """From now on, what the API says goes before what is leased until the next `confirm`."""
+        with self.lock:
+            for pool in self.pools.values():
+                pool.said_units, pool.said_lasts = None, False
+
+    def confirm(
+        self, leased: Mapping[str, int], epochs: Mapping[str, int], granted: Mapping[str, int] = _NOTHING
+    ) -> None:
+        """The exchange is done: `leased` units more, and all that is left is of these epochs. granted: what is about to
+        be served and earmarked. What an answer of the API has overtaken goes back."""
         with self.lock:
             for quota in epochs.keys() & self.pools.keys():
                 pool = self.pools[quota]
-                if pool.epoch != epochs[quota]:
+                more = leased.get(quota, 0) + granted.get(quota, 0)
+                said_units = pool.said_units
+                if said_units is not None and more and pool.said_lasts and pool.left + more + pool.running > said_units:
+                    self._void(pool)
+                    pool.epoch, pool.restate = _NO_EPOCH, True
+                    self._wake()
+                elif pool.epoch != epochs[quota] and (said_units is None or said_units >= 0):
                     # Leased under other limits, the very last moment included: not to be spent under these.
                     self._void(pool)
                     pool.epoch = epochs[quota]
-            for quota, units in leased.items():
-                pool = self.pools[quota]
-                pool.left += units
+            for pool in (self.pools[quota] for quota in leased.keys() & self.pools.keys()):
+                self._take_in(pool, leased[pool.quota])
+                self._cut(pool)
                 pool.low = pool.left // 2
                 pool.thirsty = False
 
@@ -250,27 +270,24 @@ class Till:
             for pool in self.pools.values():
                 self._void(pool)
 
-    def bound(self, quota: str, remaining_units: int) -> None:
+    def bound(self, quota: str, remaining_units: int, *, lasts: bool) -> None:
         """The API says that no more than this is left for all its callers: what is beyond it here goes back at once.
 
         Calls with running tasks may be in what it has counted or not, so all of them are taken to be yet to come.
+        lasts: nothing returns before a reset, so that it binds what is being leased at this moment as well.
         """
         with self.lock:
             pool = self.pools[quota]
-            excess = min(pool.left, pool.left + pool.running - remaining_units)
-            if excess > 0:
-                pool.left -= excess
-                pool.restate = True
-                if pool.left < sum(pool.earmarks.values()):
-                    self._drop_earmarks(pool)
-                self._wake()
+            pool.said_units = min(remaining_units, remaining_units if pool.said_units is None else pool.said_units)
+            pool.said_lasts |= lasts
+            self._cut(pool)
 
     def refuse(self, quota: str) -> None:
         """The API serves nothing for now: nothing that is left may be spent, until the ledger has been asked."""
         with self.lock:
             pool = self.pools[quota]
             self._void(pool)
-            pool.epoch = -1
+            pool.epoch, pool.said_units, pool.said_lasts = _NO_EPOCH, -1, True
             self._wake()
 
     def earmark(self, consumer: str, cost: Mapping[str, int]) -> None:
@@ -278,9 +295,10 @@ class Till:
         with self.lock:
             for quota, units in cost.items():
                 pool = self.pools[quota]
-                pool.left += units
-                pool.set_aside += units
-                pool.earmarks[consumer] = pool.earmarks.get(consumer, 0) + units
+                self._take_in(pool, units)
+                if pool.epoch != _NO_EPOCH:
+                    pool.set_aside += units
+                    pool.earmarks[consumer] = pool.earmarks.get(consumer, 0) + units
 
     def unmark(self, consumer: str) -> None:
         """Whoever comes first may have what was kept for `consumer`."""
@@ -296,9 +314,9 @@ class Till:
             pool.taken += units
         if waiter.grant is None:
             waiter.priced.tally.tasks += 1
-            return Grant(waiter.priced, self._era)
+            return Grant(waiter.priced, self._era, self._now_ns())
         if waiter.grant.open:
-            waiter.grant.lines = _added(waiter.grant.lines, waiter.priced.lines)
+            waiter.grant.lines = added(waiter.grant.lines, waiter.priced.lines)
         else:
             for pool, units in waiter.priced.lines:
                 pool.running -= units
@@ -317,7 +335,7 @@ class Till:
             pool.taken += units
             self._use_earmark(pool, consumer, units)
         priced.tally.tasks += 1
-        return Grant(priced, self._era)
+        return Grant(priced, self._era, self._now_ns())
 
     def _dequeue(self, waiter: Waiter) -> bool:
         if waiter not in self.waiters:
@@ -354,6 +372,23 @@ class Till:
         if used == marked:
             pool.earmarks.pop(consumer, None)
 
+    def _take_in(self, pool: Pool, units: int) -> None:
+        """What was just leased; it goes back where an answer of the API has overtaken it."""
+        if pool.epoch == _NO_EPOCH:
+            pool.restate = pool.restate or units > 0
+        else:
+            pool.left += units
+
+    def _cut(self, pool: Pool) -> None:
+        """What the API says that does not remain goes back."""
+        excess = 0 if pool.said_units is None else min(pool.left, pool.left + pool.running - pool.said_units)
+        if excess > 0:
+            pool.left -= excess
+            pool.restate = True
+            if pool.left < sum(pool.earmarks.values()):
+                self._drop_earmarks(pool)
+            self._wake()
+
     def _void(self, pool: Pool) -> None:
         pool.restate = pool.restate or pool.left > 0
         pool.left = 0
@@ -363,15 +398,3 @@ class Till:
     def _drop_earmarks(self, pool: Pool) -> None:
         pool.set_aside -= sum(pool.earmarks.values())
         pool.earmarks.clear()
-
-
-def _added(lines: Lines, more: Lines) -> Lines:
-    units = dict(lines)
-    for pool, extra in more:
-        units[pool] = units.get(pool, 0) + extra
-    return tuple(units.items())
-
-
-def _merge(book: dict[int, int], units_at: Mapping[int, int]) -> None:
-    for instant_ns, units in units_at.items():
-        book[instant_ns] = book.get(instant_ns, 0) + units

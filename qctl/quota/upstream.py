@@ -2,7 +2,7 @@
 
 Every instant is one of the boot clock, in nanoseconds, and is a `Span`: latency, rounding and a clock that nobody has
 set make it an interval, which surely contains the truth. What is malformed, negative, absurd or there twice says
-nothing, and neither does an answer out of a cache.
+nothing; of an answer out of a cache only `Retry-After` counts.
 
 | read | as of |
 |---|---|
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from qctl.quota import written
-from qctl.quota.policy import NS_PER_MS, NS_PER_S, STRETCH_PPM, Limit, Window
+from qctl.quota.policy import NS_PER_MS, NS_PER_S, STRETCH_PPM
 from qctl.quota.written import Written
 
 #: Longest wait that is believed: what cannot be right must not end a host's work.
@@ -31,12 +31,18 @@ MAX_WAIT_NS = 86_400 * NS_PER_S
 MAX_TOLD = 8
 #: How far this machine's wall clock and the API's are believed to be apart before an answer shows its `Date`.
 WALL_SKEW_NS = 2 * NS_PER_S
-#: Servers write the date from a cache that a timer renews each second, and timers are late.
-DATE_LATE_NS = 20 * NS_PER_MS
+#: Many servers renew the date that they write once a second at any moment of it, and their timers are late.
+DATE_LATE_NS = 1_100 * NS_PER_MS
+#: Dates that contradict each other by less are those of several servers; by more, a clock was set.
+APART_MAX_NS = 6 * NS_PER_S
+#: So long after it was seen, that they do is taken into account.
+APART_KEPT_NS = 3_600 * NS_PER_S
+#: A number without a unit is no delay in seconds if it is so many times as long as the longest period.
+TOO_LONG = 2
 #: GitHub: a secondary limit that does not say how long means a minute at least, and longer each time.
 SECONDARY_FIRST_NS = 60 * NS_PER_S
 #: A whole second is exact where it is a multiple of a period this long; shorter ones are met by chance.
-ALIGNED_MIN_NS = 10 * NS_PER_S
+ALIGNED_MIN_NS = 60 * NS_PER_S
 
 _UNITS = re.compile(r"([0-9]{1,13})(?:\.[0-9]{1,9})?")
 _MOST_UNITS = 10**12
@@ -125,10 +131,15 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """The API's clock (since 1970) minus the boot clock, `span` at the instant `at_ns`."""
+    """The API's clock (since 1970) minus the boot clock, `span` at the instant `at_ns`.
+
+    apart_ns: until `apart_until_ns`, the clocks of its several servers are believed to differ by so much.
+    """
 
     span: Span
     at_ns: int
+    apart_ns: int = 0
+    apart_until_ns: int = 0
 
     def at(self, now_ns: int) -> Span:
         """The same at another instant: the further, the wider, since clocks drift."""
@@ -162,22 +173,22 @@ def read(answer: Answer, *, style: Style, offset: Offset | None = None, periods_
     offset: the API's clock as of earlier answers. periods_ns: of the quota's limits: a reset that is written as a
     multiple of one is exact, however coarsely it is written, since a window that ends there was made to.
     """
-    if (age := _units(answer.headers.get("age", ""))) is not None and age > 0:
-        return Heard(refused=answer.status == 429, offset=offset)  # a stored answer, of another time
-    offset = _heard_date(answer, offset)
+    stored = bool(_units(answer.headers.get("age", "")))  # an answer of another time
+    offset = offset if stored else _heard_date(answer, offset)
     about = offset if offset is not None else _by_wall(answer)
-    told = tuple(_told(answer, style, about, tuple(periods_ns)))[:MAX_TOLD]
-    wait = _retry_after(answer, about)
-    secondary = _is_secondary(answer, style, told, said=wait is not None)
+    told = () if stored else tuple(_told(answer, style, about, tuple(periods_ns)))[:MAX_TOLD]
+    said = _retry_after(answer, about)
+    secondary = _is_secondary(answer, style, told, said=said is not None)
     gone = [one for one in told if one.remaining_units == 0]
-    refused = answer.status == 429 or (answer.status == 403 and (wait is not None or secondary or bool(gone)))
+    refused = answer.status == 429 or (answer.status == 403 and (said is not None or secondary or bool(gone)))
     if not refused:
         return Heard(told, offset=offset)
+    wait = _ahead(said, answer)
     if wait is None and secondary:
         wait = Span(answer.sent_ns, answer.received_ns).moved(SECONDARY_FIRST_NS)
     elif wait is None:
         over = gone or [one for one in told if one.remaining_units is None]
-        resets = [one.reset for one in over if one.reset is not None]
+        resets = [reset for one in over if (reset := _ahead(one.reset, answer)) is not None]
         wait = Span(max(s.lo_ns for s in resets), max(s.hi_ns for s in resets)) if resets else None
     if wait is not None:
         latest_ns = answer.received_ns + MAX_WAIT_NS
@@ -201,32 +212,6 @@ def clock_reset(offset: Offset, period_ns: int, now_ns: int) -> Span | None:
     return Span(end_ns - apart.hi_ns, end_ns - apart.lo_ns).widened(drift(period_ns))
 
 
-def limit_of(told: Told, limits: Iterable[Limit]) -> Limit | None:
-    """Which limit of a quota this is about: by its period, else by its units, else the only one, else the shortest that
-    its reset fits in. None where it cannot be told.
-
-    Of a paced quota it is the one with the nearest units, the bucket where none are said: what remains of a rate, taken
-    for what remains of a bucket, says nothing, but the other way round it would look like spending of somebody else.
-    """
-    among = sorted(limits, key=lambda limit: limit.period_ns)
-    rates = [limit for limit in among if limit.window is not Window.PACED]
-    if told.period_ns is not None:
-        return next((limit for limit in rates if limit.period_ns == told.period_ns), None)
-    said_units = told.limit_units
-    if (same := next((limit for limit in (*rates, *among) if limit.units == said_units), None)) is not None:
-        return same
-    if told.exact or not among:
-        return None
-    if len(rates) < len(among):
-        return min(among, key=lambda limit: limit.units if said_units is None else abs(limit.units - said_units))
-    if len(rates) == 1:
-        return rates[0]
-    if told.reset is None:
-        return None
-    ahead_ns = told.reset.lo_ns - told.received_ns
-    return next((limit for limit in rates if ahead_ns <= limit.period_ns), None)
-
-
 def drift(distance_ns: int) -> int:
     """How far two clocks can be apart after so long, if they were together before."""
     return abs(distance_ns) * STRETCH_PPM // 1_000_000 + 1
@@ -235,15 +220,24 @@ def drift(distance_ns: int) -> int:
 def _heard_date(answer: Answer, offset: Offset | None) -> Offset | None:
     """The API's clock, narrowed by this answer's `Date` (RFC 9110, 6.6.1: whole seconds, as of when it was made).
 
-    What contradicts it replaces it: a clock that was set, or another server's.
+    What contradicts it is another server's, and from then on it may be either; or its clock was set, which replaces it.
     """
     date_s = written.seconds(answer.headers.get("date", ""))
     if date_s is None:
         return offset
     date_ns = date_s * NS_PER_S
-    now = Span(date_ns - answer.received_ns, date_ns + NS_PER_S + DATE_LATE_NS - answer.sent_ns)
-    before = None if offset is None else offset.at(answer.received_ns).meets(now)
-    return Offset(before or now, answer.received_ns)
+    now_ns = answer.received_ns
+    alone = Span(date_ns - now_ns, date_ns + NS_PER_S + DATE_LATE_NS - answer.sent_ns)
+    if offset is None:
+        return Offset(alone, now_ns)
+    apart_ns = offset.apart_ns if now_ns < offset.apart_until_ns else 0
+    before, now = offset.at(now_ns), alone.widened(apart_ns)
+    if (both := before.meets(now)) is not None:
+        return Offset(both, now_ns, apart_ns, offset.apart_until_ns)
+    either = Span(min(before.lo_ns, now.lo_ns), max(before.hi_ns, now.hi_ns))
+    if (apart_ns := either.hi_ns - either.lo_ns) > APART_MAX_NS:
+        return Offset(alone, now_ns)
+    return Offset(either, now_ns, apart_ns, now_ns + APART_KEPT_NS)
 
 
 def _by_wall(answer: Answer) -> Offset:
@@ -269,25 +263,39 @@ def _instant(said: Written, answer: Answer, offset: Offset, periods_ns: Iterable
     return span.widened(drift(span.hi_ns - answer.received_ns))
 
 
-def _reset(text: str, answer: Answer, offset: Offset, periods_ns: tuple[int, ...]) -> Span | None:
-    """The end of the present window. It cannot be before the call was sent: the API counted it in that window."""
+def _ahead(instant: Span | None, answer: Answer) -> Span | None:
+    """The same, None where it was over already as the answer came: whoever waits for that does not wait."""
+    return instant if instant is not None and instant.hi_ns > answer.received_ns else None
+
+
+def _reset(text: str, answer: Answer, offset: Offset, periods_ns: tuple[int, ...], *, named: bool) -> Span | None:
+    """The end of the present window. It cannot be before the call was sent: the API counted it in that window.
+
+    named: its period was said, and may be none of the quota's; else a number that is far too long is of another unit.
+    """
     said = written.when(text, _api_now(answer, offset))
     if said is None:
+        return None
+    if said.bare and not named and periods_ns and said.ns > TOO_LONG * max(periods_ns):
         return None
     span = _instant(said, answer, offset, periods_ns)
     return Span(max(span.lo_ns, answer.sent_ns), span.hi_ns) if span.hi_ns >= answer.sent_ns else None
 
 
 def _retry_after(answer: Answer, offset: Offset) -> Span | None:
-    """From when on it is served again, by `Retry-After`; a number is a delay unless only an instant makes sense."""
-    text = answer.headers.get("retry-after-ms", "")
-    if (delay_ms := _units(text)) is not None:
-        said: Written | None = Written(delay_ms * NS_PER_MS, NS_PER_MS, epoch=False)
-    else:
-        said = written.when(answer.headers.get("retry-after", ""), _api_now(answer, offset))
-    if said is None or (not said.epoch and said.ns > written.MAX_AHEAD_NS):
+    """From when on it is served again, by `Retry-After`; a number is a delay unless only an instant makes sense.
+
+    In milliseconds as well, it is known better; where the two contradict each other it is the later.
+    """
+    found = []
+    if (said := written.when(answer.headers.get("retry-after", ""), _api_now(answer, offset))) is not None:
+        found.append(_instant(said, answer, offset))
+    delay_ms = _units(answer.headers.get("retry-after-ms", ""))
+    if delay_ms is not None and delay_ms * NS_PER_MS <= written.MAX_AHEAD_NS:
+        found.append(_instant(Written(delay_ms * NS_PER_MS, NS_PER_MS, epoch=False), answer, offset))
+    if not found:
         return None
-    span = _instant(said, answer, offset)
+    span = found[0].meets(found[-1]) or max(found, key=lambda one: one.hi_ns)
     return Span(max(span.lo_ns, answer.sent_ns), max(span.hi_ns, answer.sent_ns))
 
 
@@ -351,7 +359,8 @@ def _named_told(answer: Answer, offset: Offset, periods_ns: tuple[int, ...], *, 
 
             limit_units, period_ns = fields.quota_in_force(limit, policy)
         remaining_units = _units(said.get("remaining", ""))
-        reset = _reset(said.get("reset-after") or said.get("reset", ""), answer, offset, periods_ns)
+        text = said.get("reset-after") or said.get("reset", "")
+        reset = _reset(text, answer, offset, periods_ns, named=period_ns is not None)
         if remaining_units is not None or reset is not None:
             exact = of_which not in _CALLS or resource not in _CALLS
             yield Told(remaining_units, limit_units, period_ns, reset, answer.sent_ns, answer.received_ns, exact=exact)

@@ -3,7 +3,8 @@
 No specification names them all. Found in use: whole seconds to wait (`Retry-After` of RFC 9110; the IETF's drafts;
 Reddit), also with a fraction (Discord); epoch seconds (GitHub, Twitter, GitLab), also with a fraction, in milliseconds
 and finer; durations as Go prints them (`6m0s`, `12ms`: OpenAI, Groq); dates of HTTP (RFC 9110, 5.6.7) and of JavaScript
-(lemlist); ISO 8601 with a zone (Anthropic). One without a zone may be anybody's time and says nothing.
+(lemlist); ISO 8601 with a zone (Anthropic). One without a zone may be anybody's time and says nothing, and neither does
+one that more follows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from qctl.quota.policy import NS_PER_S
 
 #: What is further from the API's own clock, or longer, is no reset of any limit.
 MAX_AHEAD_NS = 366 * 86_400 * NS_PER_S
+#: A number below this is no instant, not even of a clock that begins at 1970 whenever it is switched on.
+EPOCH_MIN_NS = 10**9 * NS_PER_S
 #: Longer texts are not looked at.
 MAX_CHARS = 80
 
@@ -36,6 +39,13 @@ _PART = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9}))?(d|h|ms|us|µs|μs|ns|m|s)"
 _ISO = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.([0-9]{1,9}))?(?:Z|z|[+-][0-9]{2}:?[0-9]{2})"
 )
+_DAY, _MONTH, _TIME = "[A-Z][a-z]{2,8}", "[A-Z][a-z]{2}", "[0-9]{2}:[0-9]{2}:[0-9]{2}"
+#: The three forms of HTTP, those with a zone also with another than GMT; and that of JavaScript.
+_DATE = re.compile(
+    rf"{_DAY}, [0-9]{{1,2}}([ -]){_MONTH}\1(?:[0-9]{{2}}|[0-9]{{4}}) {_TIME} (?:GMT|UTC|[+-][0-9]{{4}})"
+    rf"|{_DAY} {_MONTH} [ 0-9]?[0-9] {_TIME} [0-9]{{4}}"
+    rf"|{_DAY} {_MONTH} [0-9]{{2}} [0-9]{{4}} {_TIME} (?:GMT|UTC)[+-][0-9]{{4}}(?: \([^()]*\))?"
+)
 #: What JavaScript puts behind a date.
 _SCRIPT_ZONE = re.compile(r"(?:GMT|UTC)([+-][0-9]{4})(?: \(.*\))?$")
 
@@ -44,12 +54,14 @@ _SCRIPT_ZONE = re.compile(r"(?:GMT|UTC)([+-][0-9]{4})(?: \(.*\))?$")
 class Written:
     """What a text says: a delay, or (epoch) an instant of the API's clock since 1970.
 
-    grain_ns: the truth is at most this much earlier or later, since somebody may have rounded it either way.
+    grain_ns: the truth is at most this much earlier or later, since somebody may have rounded it either way. bare: a
+    delay that names no unit, and is taken for seconds.
     """
 
     ns: int
     grain_ns: int
     epoch: bool
+    bare: bool = False
 
 
 def when(text: str, now_ns: int) -> Written | None:
@@ -78,10 +90,10 @@ def _number(text: str, now_ns: int) -> Written | None:
     digits, places = int(whole + fraction), 10 ** len(fraction)
     for scale_ns in (NS_PER_S, 1_000_000, 1_000, 1):
         ns = digits * scale_ns // places
-        if abs(ns - now_ns) <= MAX_AHEAD_NS:
+        if ns >= EPOCH_MIN_NS and abs(ns - now_ns) <= MAX_AHEAD_NS:
             return Written(ns, _grain(ns, scale_ns // places), epoch=True)
     ns = digits * NS_PER_S // places
-    return Written(ns, _grain(ns, NS_PER_S // places), epoch=False)
+    return Written(ns, _grain(ns, NS_PER_S // places), epoch=False, bare=True)
 
 
 def _grain(ns: int, grain_ns: int) -> int:
@@ -102,11 +114,11 @@ def _duration(text: str) -> Written | None:
 
 
 def _date(text: str) -> Written | None:
-    """A date of ISO 8601 with a zone, else in one of the forms of HTTP; those without a zone mean UTC."""
+    """A date of ISO 8601 with a zone, else in one of the forms of HTTP; the one without a zone means UTC."""
     try:
         if (match := _ISO.fullmatch(text)) is not None:
             parsed, fraction = datetime.fromisoformat(text.upper()), match[1] or ""
-        elif text[:1].isalpha():
+        elif _DATE.fullmatch(text) is not None:
             parsed, fraction = parsedate_to_datetime(_SCRIPT_ZONE.sub(r"\1", text)), ""
             parsed = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
         else:

@@ -72,6 +72,8 @@ class Purse:
         """As of Leases."""
         del ambiguous
         with self._lock:
+            if not grant.open:
+                raise ValueError("this grant was settled before")
             grant.units[quota] = grant.reserved(quota) - units
             self.spent[quota] = self.spent.get(quota, 0) + units
 
@@ -88,6 +90,7 @@ class Purse:
                     self.spent[quota] = self.spent.get(quota, 0) + units
                 if quota in self.left:
                     self.left[quota] += reserved - units
+            grant.units = {}
 
     async def more_async(self, grant: Reservation, quota: str, units: int) -> bool:
         """As of Leases."""

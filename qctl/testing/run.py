@@ -292,10 +292,19 @@ class _Transport:
 
     def send(self, request: Any, **_: Any) -> Any:
         """As of the adapters of requests."""
-        body = request.body or b""
-        raw = body.encode() if isinstance(body, str) else bytes(body)
-        answer = self._api.answer(request.method, request.url, raw, dict(request.headers))
+        answer = self._api.answer(request.method, request.url, _whole(request.body), dict(request.headers))
         return self._real.build_response(request, answer)
+
+
+def _whole(body: Any) -> bytes:
+    """A body, in any of the forms that requests sends: a file and an iterator are read to their ends."""
+    if hasattr(body, "read"):
+        body = body.read()
+    if isinstance(body, str):
+        return body.encode()
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    return b"".join(map(_whole, body or ()))
 
 
 @contextmanager

@@ -127,7 +127,9 @@ def _runs_out(scene: Scene, *, brief: bool) -> Cell:
     first = first_out(quotas)
     said: list[Cell] = [one("runs out", "head")]
     if gone and not (brief and first):
-        said.append(one(f"{len(gone)} used up", "held"))
+        back_s = min((row.back_at_s for row in gone if row.back_at_s is not None and not row.fault), default=None)
+        back = f", back {words.moment(back_s, scene)}" if back_s is not None and first is None else ""
+        said.append(one(f"{len(gone)} used up{back}", "held"))
     if first is not None:
         said.append(((f"{_named(first.address)} ", "strong"), *words.runs_out(first, scene)))
     elif not gone:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from qctl.broker import core, topology
 from qctl.errors import BrokerRefused, BrokerUnreachable, QctlError, SecretError
 from qctl.inventory.model import Inventory
-from qctl.ops.backlog import work_queues
+from qctl.ops.backlog import corrected, work_queues
 from qctl.ops.depths import MAX_QUEUES, queues_to_look_at
 from qctl.ops.picture import picture_of
 from qctl.ops.status import Status
@@ -253,8 +253,9 @@ class _Work:
     def _queues(self, status: Status) -> tuple[Status, Page]:
         """With the page of queues that is on screen, elsewhere with those of the fleet; which page it is."""
         listed = self.poller.queues if self.poller is not None else None
+        counted = listed.rows if listed is not None else ()
         rows = merge.queues(
-            listed.rows if listed is not None else (),
+            corrected(counted, status.consumers, status.at_s, inventory=self.inventory),
             status.queues,
             only_listed=listed is not None and self.focus.view is View.QUEUES,
             depths=self.wire.depths,

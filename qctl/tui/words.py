@@ -299,13 +299,25 @@ def runs_out(row: QuotaRow | None, scene: Scene) -> Cell:
     if row.blocked_until_s is not None and row.blocked_until_s > scene.now_s:
         return one(f"back {moment(row.blocked_until_s, scene)}", "held")
     if row.dry:
-        return one(f"back {moment(row.returns_at_s, scene)}" if row.returns_at_s is not None else "used up", "held")
+        unsaid = "used up" if row.spent else "too little"
+        return one(f"back {moment(row.back_at_s, scene)}" if row.back_at_s is not None else unsaid, "held")
     if row.exhausted_at_s is not None:
         left_s = row.exhausted_at_s - scene.now_s
         return one(about(left_s), "warn" if left_s < SOON_S else "")
     if row.used_units is not None and row.spend_per_s is not None:
         return one("lasts", "dim")
     return UNKNOWN
+
+
+def limits(rates: Iterable[str], width: int) -> str:
+    """`20/s, 100/30s, 5000/h`, or as many of them as `width` has room for: part of a number is another number."""
+    said = list(rates)
+    whole = ", ".join(said)
+    if len(whole) <= width:
+        return whole
+    while said and len(", ".join(said)) + len(", …") > width:
+        said.pop()
+    return ", ".join([*said, "…"])
 
 
 def somebody_else(row: QuotaRow, scene: Scene) -> str:

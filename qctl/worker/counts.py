@@ -23,7 +23,7 @@ class Counts:
     deferred: int = 0
     dead: int = 0
     given_back: int = 0
-    _samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
+    _samples: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
 
     def add(self, outcome: Outcome) -> None:
         """Take in one that was not simply acknowledged."""
@@ -38,14 +38,22 @@ class Counts:
 
     def tick(self, now_s: float) -> None:
         """Take a sample; now_s: of a clock that only goes forward."""
-        self._samples.append((now_s, self.acked))
+        self._samples.append((now_s, self.acked, self.retried + self.deferred))
         while now_s - self._samples[0][0] > RATE_S:
             self._samples.popleft()
 
     @property
     def rate_per_s(self) -> float:
         """Tasks acknowledged a second, over about RATE_S."""
+        return self._per_s(1)
+
+    @property
+    def put_off_per_s(self) -> float:
+        """Tasks a second that went to come back later, over about RATE_S: they leave a queue and are not done."""
+        return self._per_s(2)
+
+    def _per_s(self, place: int) -> float:
         if len(self._samples) < 2:
             return 0.0
-        (from_s, before), (to_s, after) = self._samples[0], self._samples[-1]
-        return (after - before) / (to_s - from_s) if to_s > from_s else 0.0
+        first, last = self._samples[0], self._samples[-1]
+        return (last[place] - first[place]) / (last[0] - first[0]) if last[0] > first[0] else 0.0

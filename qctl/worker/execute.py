@@ -179,7 +179,11 @@ class Executor:
                 run.overdue = True
                 timeout_s = self.rules.consumer.timeout_s
                 log.warning("%s task over its timeout of %g s id=%s", self.rules.address, timeout_s, run.task.id)
-                run.task.stop()
+                try:
+                    run.task.stop()
+                # A connection that cannot be cut off, of whatever library, must not keep the others from their ends.
+                except Exception:
+                    log.critical("%s task cannot be stopped id=%s", self.rules.address, run.task.id, exc_info=True)
         return oldest_s
 
     def _thread_loop(self) -> None:

@@ -6,11 +6,11 @@ it carries the calls, but makes one try of each, and the metered adapter in fron
 
 from __future__ import annotations
 
-import socket
+import io
 import threading
 import time
+import weakref
 from contextlib import suppress
-from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,15 +18,14 @@ from weakref import WeakKeyDictionary
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.utils import rewind_body
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3 import HTTPResponse
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, NewConnectionError, ProtocolError
 from urllib3.util.retry import Retry
 
 from qctl.quota.upstream import Answer, wants_body
-from qctl.worker.exceptions import TimedOut
 from qctl.worker.meter import Meter
 from qctl.worker.upstream import unreachable
+from qctl.worker.watched import Carried, cut, watch
 
 #: Connections that one thread keeps open to one server.
 POOL_CONNECTIONS = 4
@@ -34,6 +33,8 @@ POOL_CONNECTIONS = 4
 CALL_TIMEOUT_S = (10.0, 60.0)
 #: A task that is nearly over time may still try to connect for this long; zero is no timeout that a socket knows.
 MIN_CONNECT_S = 0.1
+#: Of a refusal that only its body tells the kind of, so much is looked at, and nothing that comes later than this.
+BODY_BYTES, BODY_S = 64 << 10, 2.0
 
 #: One try a call: every further one is the metered adapter's, which pays for it.
 _NO_RETRIES = Retry(0, read=False)
@@ -44,67 +45,12 @@ _per_thread = threading.local()
 _retries: WeakKeyDictionary[HTTPAdapter, Retry] = WeakKeyDictionary()
 _taming = threading.Lock()
 
-#: Which task's meter each socket works for: its last user. A socket that is kept open goes from task to task.
-_users: WeakKeyDictionary[socket.socket, Meter] = WeakKeyDictionary()
-_users_lock = threading.Lock()
-
-
-def _use(sock: socket.socket | None) -> None:
-    """The current call works with this socket. Raises TimedOut when its task is over time: too late to be cut off."""
-    meter: Meter | None = getattr(_per_thread, "meter", None)
-    if meter is None:
-        return
-    if sock is not None:
-        with _users_lock:
-            _users[sock] = meter
-    meter.check()
-
-
-def _cut(meter: Meter) -> None:
-    """Shut down what this task's calls are waiting for, be it headers or a body; who reads gets an error."""
-    with _users_lock:
-        for sock, user in _users.items():
-            if user is meter:
-                with suppress(OSError):  # closed already
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS too: SSLSocket's own forgets its state
-
-
-class _Watched:
-    """What both kinds of connection do beside: say which socket the current call waits for."""
-
-    sock: Any
-
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        _use(self.sock)
-
-    def request(self, *arguments: Any, **options: Any) -> None:
-        _use(self.sock)
-        super().request(*arguments, **options)  # type: ignore[misc]
-
-
-class _Connection(_Watched, HTTPConnection):
-    pass
-
-
-class _SecureConnection(_Watched, HTTPSConnection):
-    pass
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
-
 
 class _Transport(HTTPAdapter):
     """requests' own way out, over watched connections."""
 
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+    def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
+        return watch(super().get_connection_with_tls_context(*arguments, **options))
 
 
 def _transport(mounted: BaseAdapter | None) -> BaseAdapter:
@@ -126,8 +72,20 @@ def _tamed(adapter: BaseAdapter) -> Retry:
         if adapter not in _retries:  # one may be mounted by many tasks
             _retries[adapter] = adapter.max_retries
             adapter.max_retries = _NO_RETRIES
-            adapter.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+            _have_watched(adapter)
         return _retries[adapter]
+
+
+def _have_watched(adapter: HTTPAdapter) -> None:
+    """Whatever pool it hands out, of a proxy too, makes watched connections; those that it had open are dropped."""
+    kind, itself = type(adapter), weakref.ref(adapter)  # in a cycle, one mounted by each task would stay for a while
+
+    def handed_out(*arguments: Any, **options: Any) -> Any:
+        return watch(kind.get_connection_with_tls_context(itself(), *arguments, **options))  # type: ignore[arg-type]
+
+    adapter.get_connection_with_tls_context = handed_out  # type: ignore[method-assign]
+    for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
+        manager.clear()
 
 
 class _MeteredAdapter(BaseAdapter):
@@ -139,7 +97,7 @@ class _MeteredAdapter(BaseAdapter):
         self._meter = meter
         self._mounted = mounted
         self._retries = _NO_RETRIES if mounted is None else _tamed(mounted)
-        meter.cut = partial(_cut, meter)
+        meter.cut = cut
 
     def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
         """As of requests, with the retries of what is mounted: as urllib3 makes them, but each passes the meter."""
@@ -152,6 +110,8 @@ class _MeteredAdapter(BaseAdapter):
                     retries = retries.increment(method, url, error=_cause(error))
                 except (HTTPError, OSError):
                     raise error from None
+                if not self._in_time(retries, None):
+                    raise
                 self._again(request, retries, None)
                 continue
             if not retries.is_retry(method or "", response.status_code, "retry-after" in response.headers):
@@ -163,8 +123,17 @@ class _MeteredAdapter(BaseAdapter):
                     response.close()
                     raise requests.exceptions.RetryError(error, request=request) from None
                 return response
+            if not self._in_time(retries, response):
+                return response
             response.close()
             self._again(request, retries, response)
+
+    def _in_time(self, retries: Retry, response: requests.Response | None) -> bool:
+        """Whether the wait before the next try ends before the task does."""
+        asked_s = None
+        if response is not None and retries.respect_retry_after_header:
+            asked_s = retries.get_retry_after(response.raw)
+        return time.monotonic() + (asked_s or retries.get_backoff_time()) < self._meter.deadline_s
 
     def _again(self, request: requests.PreparedRequest, retries: Retry, response: requests.Response | None) -> None:
         """Wait as the handler's retries say, and make the request ready to be sent once more."""
@@ -176,29 +145,30 @@ class _MeteredAdapter(BaseAdapter):
     def _try(
         self, request: requests.PreparedRequest, *arguments: Any, timeout: Any = None, **options: Any
     ) -> requests.Response:
-        url, meter = request.url or "", self._meter
-        call = meter.begin(url)
-        meter.seen, _per_thread.meter = None, meter
-        sent_ns = meter.clock.now_ns()
+        url, meter, carrier = request.url or "", self._meter, _transport(self._mounted)
         options["timeout"] = _in_time(timeout or CALL_TIMEOUT_S, meter)
+        call = Carried(meter, url)
+        meter.seen = None
+        sent_ns = meter.clock.now_ns()
         try:
-            response = _transport(self._mounted).send(request, *arguments, **options)
+            with call:
+                response = carrier.send(request, *arguments, **options)
         except BaseException as error:
-            never_sent = _never_sent(error)
-            if call is not None:
-                call.end(sent=not never_sent, ambiguous=True)
-            if never_sent:
+            not_connected = not call.sent and _not_connected(error)
+            # What others mount may carry a call by ways that are not watched; it has to say so itself.
+            call.end(sent=bool(call.sent) or not (not_connected or isinstance(carrier, _Transport)), ambiguous=True)
+            if not_connected:
                 meter.seen = unreachable(url)
             meter.check()  # cut off: that is the cause, whatever became of the call
             raise
-        finally:
-            _per_thread.meter = None
-        if call is not None:
-            call.end()
+        call.end(sent=True, ambiguous=False)
+        response.connection = self  # type: ignore[assignment]  # by which requests' auth sends what it has to send again
         try:
-            meter.check()  # headers that were cut off look like whole ones
+            if call.cut:
+                meter.check()  # headers that were cut off look like whole ones
             limited = meter.hear(url, _answer(response, meter, url, sent_ns))
-        except TimedOut:
+            meter.check()
+        except BaseException:
             response.close()
             raise
         if limited is not None:
@@ -217,13 +187,15 @@ def _in_time(timeout: Any, meter: Meter) -> Any:
     """
     if not isinstance(timeout, int | float | tuple):
         return timeout
+    if isinstance(timeout, tuple) and len(timeout) != 2:
+        raise ValueError(f"a timeout is seconds, or (connect, read) seconds; found {timeout!r}")
     connect_s, read_s = timeout if isinstance(timeout, tuple) else (timeout, timeout)
     left_s = max(MIN_CONNECT_S, meter.deadline_s - time.monotonic())
     return left_s if connect_s is None else min(connect_s, left_s), read_s
 
 
-def _never_sent(error: BaseException) -> bool:
-    """True when no connection was made, so that the upstream cannot have counted a call."""
+def _not_connected(error: BaseException) -> bool:
+    """True when nobody took the connection, so that the upstream cannot have counted a call."""
     return isinstance(error, requests.ConnectTimeout) or isinstance(
         _cause(error), NewConnectionError | ConnectTimeoutError
     )
@@ -243,9 +215,73 @@ def _answer(response: requests.Response, meter: Meter, url: str, sent_ns: int) -
     received_ns, wall_ns = meter.clock.now_ns(), time.time_ns()
     body = b""
     if wants_body(response.status_code, headers, meter.style(url)):
-        with suppress(requests.RequestException):  # it stays unknown; what reads it again meets the same
-            body = response.content
+        body = _beginning(response)
     return Answer(response.status_code, headers, sent_ns, received_ns, wall_ns, body)
+
+
+def _beginning(response: requests.Response) -> bytes:
+    """The beginning of the body; who reads the body after this gets all of it, or what went wrong."""
+    raw = response.raw
+    if not isinstance(raw, HTTPResponse):
+        return b""  # of an adapter that is none of requests': it stays unknown
+    begun, error, until_s = bytearray(), None, time.monotonic() + BODY_S
+    try:
+        while len(begun) < BODY_BYTES and time.monotonic() < until_s:
+            if not (piece := raw.read1(BODY_BYTES, decode_content=False)):
+                break
+            begun += piece
+    except (HTTPError, OSError) as failure:
+        error = failure
+    rest = io.BufferedReader(_Rest(bytes(begun), raw, error))
+    response.raw = _as(raw, rest)
+    with suppress(HTTPError):  # half of a compressed one may say nothing
+        return _as(raw, io.BytesIO(begun)).read(BODY_BYTES, decode_content=True)
+    return b""
+
+
+def _as(raw: HTTPResponse, body: io.BufferedIOBase) -> HTTPResponse:
+    """The same answer with another body, which is as it was sent: compressed, but in no chunks."""
+    return HTTPResponse(
+        body,
+        headers=raw.headers,
+        status=raw.status,
+        version=raw.version,
+        reason=raw.reason,
+        preload_content=False,
+        decode_content=False,
+        enforce_content_length=False,
+    )
+
+
+class _Rest(io.RawIOBase):
+    """A body whose beginning was read already, and perhaps not to its end for an error."""
+
+    def __init__(self, begun: bytes, raw: HTTPResponse, error: Exception | None) -> None:
+        super().__init__()
+        self._begun = begun
+        self._raw = raw
+        self._error = error
+
+    def readable(self) -> bool:
+        """As of io."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As of io."""
+        if self._begun:
+            piece, self._begun = self._begun[: len(buffer)], self._begun[len(buffer) :]
+        elif self._error is not None:
+            raise self._error
+        else:
+            piece = self._raw.read1(len(buffer), decode_content=False)
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        """As of io: the connection goes with it, unless it was free already."""
+        if not self.closed:
+            self._raw.close()
+        super().close()
 
 
 class MeteredSession(requests.Session):

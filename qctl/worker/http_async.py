@@ -27,6 +27,8 @@ MAX_CONNECTIONS = 1_000
 CONNECT_S, READ_S = 10.0, 60.0
 #: A call is cut off so long after the task's time is over: the task itself is told first.
 CUT_AFTER_S = 0.2
+#: Of a refusal that only its body tells the kind of, so much is looked at, and nothing that comes later than this.
+BODY_BYTES, BODY_S = 64 << 10, 2.0
 _FOR_EVER_S = 1e9
 
 #: No connection was made, so that the upstream cannot have counted a call.
@@ -108,8 +110,8 @@ class MeteredClient:
         if call is not None:
             call.end()
         try:
-            meter.check()
             limited = meter.hear(url, await _answer(response, meter, url, sent_ns))
+            meter.check()  # only now: that others are refused as well is true whatever became of the task
         except BaseException:
             response.close()
             raise
@@ -127,9 +129,12 @@ async def _answer(response: ClientResponse, meter: Meter, url: str, sent_ns: int
         key = name.lower()
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     body = b""
-    if wants_body(response.status, headers, meter.style(url)):
-        with suppress(aiohttp.ClientError, TimeoutError):  # it stays unknown; what reads it again meets the same
-            body = await response.read()
+    if wants_body(response.status, headers, meter.style(url)) and (response.content_length or 0) <= BODY_BYTES:
+        # What is long, or comes late, stays unknown; who reads the body finds all of it, or what went wrong.
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(BODY_S):
+                await response.content.wait_eof()
+            body = (await response.read())[:BODY_BYTES]
     return Answer(response.status, headers, sent_ns, received_ns, wall_ns, body)
 
 

@@ -33,6 +33,7 @@ def judge(
 
     failure: what the handler raised. run_s: how long it took.
     """
+    followups = run.task.followups()  # first: what the handler left behind opens no meter that nobody settles
     meter = run.task.metered
     if meter is not None and meter.limited is not None and not isinstance(failure, RateLimited):
         failure = meter.limited  # swallowed by the handler; the task is deferred all the same
@@ -43,11 +44,12 @@ def judge(
         _note(rules, leases, failure)
     if meter is not None:
         leases.settle(grant, meter.close(proven=rules.proven))
-        if failure is None and message.cost is None:  # a task that ended well tells what its like will need
-            rules.learned.add(message.type, meter.used(), time.monotonic())
+        if message.cost is None and (failure is None or meter.short):  # it tells what its like will need
+            gave_up = failure is not None
+            used = meter.short if gave_up else meter.used()
+            rules.learned.add(message.type, used, time.monotonic(), gave_up=gave_up)
     else:
         leases.settle(grant, {} if rules.proven else None)
-    followups = run.task.followups()
     outcome = Outcome(Ending.ACK, followups=followups) if followups.messages else ACK
     if failure is not None:
         outcome = decide(failure, message, rules.consumer.retry, rules.ladder_s)

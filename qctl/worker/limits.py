@@ -9,9 +9,15 @@ from dataclasses import replace
 
 from qctl.control.desired import Desired, Override
 from qctl.quota import Leases, Limit, Policy, Window
+from qctl.quota.policy import enforced
 from qctl.units import Rate
 
 log = logging.getLogger(__name__)
+
+#: A ledger that has other limits is set right after so many looks at it in a row, half a second each, at first and at
+#: most: whoever of the host is the last to hear of a change is seconds behind.
+LOOKS = 6
+MAX_LOOKS = 600
 
 
 def in_force(policy: Policy, override: Override | None) -> Policy:
@@ -42,6 +48,8 @@ class Limits:
 
     Every process of the host says the same in the same order, each in its own time: for some milliseconds one may undo
     what another has done, and at last all have said what the log says last. So only what changes here is written.
+    Processes of an older inventory want something else: they are told to `leave` this to those of the new one. Should
+    one of them have written last all the same, being slow or having been stopped, `has_lost` finds that.
     """
 
     def __init__(self, leases: Leases, host: str, policies: Iterable[Policy]) -> None:
@@ -53,6 +61,10 @@ class Limits:
         self._known = leases.readings().keys()
         self._configured: dict[str, Policy] = {}
         self._writing = asyncio.Lock()
+        self._left = False
+        self._lost: set[str] = set()
+        self._again: set[str] = set()
+        self._looks = self._looks_needed = 0
         self.overrides: Mapping[str, Override] = {}
         leases.configure([policy for name, policy in self._own.items() if name not in self._known])
 
@@ -70,17 +82,44 @@ class Limits:
         async with self._writing:
             overrides = {name: desired.override_of(self._host, name, now_s) for name in self._own}
             wanted = {name: in_force(policy, overrides[name]) for name, policy in self._own.items()}
-            changed = [policy for name, policy in wanted.items() if self._configured.get(name) != policy]
+            others = {name for name, policy in wanted.items() if self._configured.get(name) != policy}
+            if others:
+                self._looks_needed = 0
+            changed = [] if self._left else [wanted[name] for name in wanted if name in others | self._again]
             if changed and not hears:
                 now = await asyncio.to_thread(self._leases.look)
                 changed = [stricter(policy, (part.limit for part in now[policy.name].limits)) for policy in changed]
                 wanted.update({policy.name: policy for policy in changed})
             if changed:
                 await asyncio.to_thread(self._leases.configure, changed)
+            self._again.clear()
             for policy in changed:
                 self._tell(policy, overrides[policy.name])
             self._configured = wanted
             self.overrides = {name: override for name, override in overrides.items() if override is not None}
+
+    def leave(self) -> None:
+        """From now on write no limit: a process of a newer inventory does."""
+        self._left = True
+
+    def has_lost(self) -> bool:
+        """Whether the ledger has had other limits than were written here, at one look after the other: then the next
+        `apply` writes them again. Each time it takes more looks, lest two that disagree go on for ever."""
+        readings = self._leases.readings()
+        lost = {
+            name
+            for name, policy in self._configured.items()
+            if (reading := readings.get(name)) is None
+            or tuple(part.limit for part in reading.limits) != enforced(policy)
+        }
+        self._lost = lost & self._lost if self._looks else lost
+        self._looks = self._looks + 1 if self._lost and not self._left else 0
+        if self._looks < max(LOOKS, self._looks_needed):
+            return False
+        self._looks, self._looks_needed = 0, min(MAX_LOOKS, 2 * max(LOOKS, self._looks_needed))
+        log.warning("%s: the ledger has other limits than are in force; set again", ", ".join(sorted(self._lost)))
+        self._again = set(self._lost)
+        return True
 
     def _tell(self, policy: Policy, override: Override | None) -> None:
         limits = ", ".join(rates(policy))

@@ -14,6 +14,7 @@ from typing import Any
 
 from qctl.broker.message import utc
 from qctl.visible import visible
+from qctl.worker.upstream import without_queries
 
 #: `HOST/CONSUMER TASK-ID` of the task that the current thread or coroutine runs.
 current_task: contextvars.ContextVar[str] = contextvars.ContextVar("qctl_task", default="")
@@ -56,7 +57,7 @@ class TextFormat(logging.Formatter):
         line = f"{utc(record.created)} {record.levelname:<7} {self.origin} " + (f"[{_clean(task)}] " if task else "")
         line += _clean(_message(record))
         if record.exc_info:
-            trace = self.formatException(record.exc_info)
+            trace = without_queries(self.formatException(record.exc_info))
             line += "".join(f"\n    {_clean(row)}" for row in trace.splitlines()[-40:])
         return line
 
@@ -79,7 +80,7 @@ class JsonFormat(logging.Formatter):
         if task := current_task.get():
             entry["task"] = task
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)[-MAX_LINE_CHARS:]
+            entry["traceback"] = without_queries(self.formatException(record.exc_info))[-MAX_LINE_CHARS:]
         line = json.dumps(entry, ensure_ascii=False)
         return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 

@@ -20,6 +20,9 @@ from qctl.worker.exceptions import RateLimited, TimedOut, Unpaid
 from qctl.worker.tariff import Tariff
 from qctl.worker.upstream import Seen, seen_in
 
+#: Why a task may do no more, in words.
+OVER, OVERDUE = "over", "over its timeout"
+
 
 class Meter:
     """Counts what one task uses of each quota. Thread-safe: a handler may use threads of its own.
@@ -42,25 +45,27 @@ class Meter:
         self._in_flight: dict[str, int] = {}
         self._spent: dict[str, int] = {}
         self._booked: dict[str, int] = {}
-        self._overdue = False
+        self._over = ""
         self._closed = False
         #: why a call was not made; it ends the task whatever the handler makes of it
         self.limited: RateLimited | Malformed | None = None
+        #: by quota, what the task would have needed at least when the host could not pay for it
+        self.short: dict[str, int] = {}
         #: what the last call met; None when there was none, or no answer
         self.seen: Seen | None = None
-        #: ends the calls that are under way
-        self.cut: Callable[[], None] | None = None
+        #: ends the calls of a meter that are under way
+        self.cut: Callable[[Meter], None] | None = None
 
-    def stop(self) -> None:
-        """The task is over time: calls under way are cut off, and from now on every call raises TimedOut."""
-        self._overdue = True
+    def stop(self, over: str = OVERDUE) -> None:
+        """The task is over (time): calls under way are cut off, and from now on every call raises TimedOut."""
+        self._over = over
         if self.cut is not None:
-            self.cut()
+            self.cut(self)
 
     def check(self) -> None:
         """Raise TimedOut when the task may make no more calls."""
-        if self._overdue or self._closed:
-            raise TimedOut(f"the task is {'over' if self._closed else 'over its timeout'}; no more calls")
+        if self._over or not self._grant.open:
+            raise TimedOut(f"the task is {self._over or OVER}; no more calls")
 
     def style(self, url: str) -> Style:
         """How the API of `url` reports its limit."""
@@ -134,7 +139,7 @@ class Meter:
         quota that the task never metered counts at what was reserved for it.
         """
         with self._lock:
-            self._closed = True
+            self._closed, self._over = True, self._over or OVER
             for quota, calls in self._in_flight.items():
                 if calls:
                     self._book(quota, calls, ambiguous=True)
@@ -153,12 +158,12 @@ class Meter:
         self._leases.book(self._grant, quota, units, ambiguous=ambiguous)
 
     def _checked(self, units: int, quota: str | None) -> str:
-        """The quota that `units` are to be spent of. Raises ValueError, Malformed."""
-        if isinstance(units, bool) or not isinstance(units, int) or not 0 <= units <= MAX_UNITS:  # type: ignore[redundant-expr]
-            raise ValueError(f"units must be a whole number from 0 to 10^12, found {units!r}")
-        name = quota or self._default()
-        if name not in self._tariff.quotas:
-            raise ValueError(f"this consumer has no quota {name!r}; it names {', '.join(sorted(self._tariff.quotas))}")
+        """The quota that `units` are to be spent of. Raises ValueError, Malformed; either ends the task for good."""
+        try:
+            name = self._named(units, quota)
+        except ValueError as error:  # the next run would ask the same
+            self.limited = Malformed(f"spends what cannot be: {error}", DeadReason.COST)
+            raise
         if units > (most := self._tariff.most.get(name, units)):
             with self._lock:
                 self._spent.setdefault(name, 0)
@@ -166,6 +171,15 @@ class Meter:
                 f"asks {units} of {name}, more than the {most} it can ever pay at once", DeadReason.COST
             )
             raise self.limited
+        return name
+
+    def _named(self, units: int, quota: str | None) -> str:
+        """The quota that is meant. Raises ValueError."""
+        if isinstance(units, bool) or not isinstance(units, int) or not 0 <= units <= MAX_UNITS:  # type: ignore[redundant-expr]
+            raise ValueError(f"units must be a whole number from 0 to 10^12, found {units!r}")
+        name = quota or self._default()
+        if name not in self._tariff.quotas:
+            raise ValueError(f"this consumer has no quota {name!r}; it names {', '.join(sorted(self._tariff.quotas))}")
         return name
 
     def _pay(self, book: dict[str, int], quota: str, units: int) -> None:
@@ -193,6 +207,8 @@ class Meter:
     def _unpaid(self, quota: str, units: int) -> Unpaid:
         with self._lock:
             self._spent.setdefault(quota, 0)  # it is metered: what was refused is no call that nobody saw
+            wanted = self._booked.get(quota, 0) + self._in_flight.get(quota, 0) + self._spent[quota] + units
+            self.short[quota] = max(wanted, self.short.get(quota, 0))
         self.limited = unpaid = Unpaid(None, f"quota {quota} cannot pay for {units} more", quota=quota)
         return unpaid
 

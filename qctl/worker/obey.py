@@ -135,6 +135,15 @@ class Obeying:
             self._tell(event)
         self._start(self._answer(event.id, event, "", None, before))
 
+    def leave_limits(self) -> None:
+        """A process of a newer inventory sees to the limits from now on."""
+        self._limits.leave()
+
+    def look_after_limits(self) -> None:
+        """Have the limits hold that are wanted, should the ledger have others for long; called about twice a second."""
+        if self._hears and self._limiting is None and self._limits.has_lost():
+            self._see_to_limits()
+
     # What should be
 
     def _keep(self, order: Command, refused: str) -> None:
@@ -167,6 +176,9 @@ class Obeying:
         if ends_s is not None:
             delay_s = min(LOOK_S, ends_s - now_s)
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
+        self._see_to_limits()
+
+    def _see_to_limits(self) -> None:
         self._limited.clear()
         if self._limiting is None and self._offset >= 0:
             self._limiting = asyncio.get_running_loop().create_task(self._limit())

@@ -12,11 +12,14 @@ from qctl.broker.message import DeadReason, Malformed, Message
 from qctl.inventory.model import RetryPolicy
 from qctl.worker.exceptions import RateLimited, Reject, Retry, TimedOut
 from qctl.worker.outbox import NONE, Followups
+from qctl.worker.upstream import without_queries
 
 #: A task that was deferred this often is given up on.
 MAX_DEFERRALS = 20
 #: A task that ended the process it ran in alone this often is given up on.
 MAX_CRASHES = 3
+#: What an error says beyond that is not looked at: no more than its beginning is kept.
+MAX_EXPLAINED_CHARS = 4_000
 
 
 class Ending(Enum):
@@ -59,10 +62,10 @@ def dead(reason: DeadReason, error: str) -> Outcome:
 
 
 def explain(error: BaseException) -> str:
-    """One line for a failure: `ValueError: no such user`."""
+    """One line for a failure: `ValueError: no such user`. It goes into logs and dead letters, and no query does."""
     kind = type(error).__name__
     try:
-        words = wire.short(str(error))
+        words = wire.short(without_queries(str(error)[:MAX_EXPLAINED_CHARS]))
     # The error is the user's code too; one that cannot say what it is must not take the task's ending with it.
     except Exception:  # noqa: BLE001
         words = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qctl.quota import Reading, Window
@@ -26,12 +26,13 @@ SMOOTHING = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a paced quota pays for in this process: a task each `interval_s`, of which no more than `burst` can run or
-    lie in the bucket at once; and how long a task may wait for that."""
+    """What a paced quota pays for of one consumer in this process, one of `sharers`: a task each `interval_s`, while no
+    more than `burst` of all of them can run or lie in the bucket at once; and how long a task may wait for that."""
 
     interval_s: float = 0.0
     burst: float = math.inf
     patience_s: float = 0.0
+    sharers: float = 1.0
 
     def bound(self, prefetch: int, run_s: float) -> int:
         """The prefetch that is paid for in time, beside those that run, at most the one that would be good otherwise.
@@ -40,7 +41,7 @@ class Allowance:
         """
         if not self.interval_s:
             return prefetch
-        rate_per_s = min(1 / self.interval_s, self.burst / (self.interval_s + run_s))
+        rate_per_s = min(1 / self.interval_s, self.burst / (self.interval_s + self.sharers * run_s))
         return min(prefetch, max(1, int(rate_per_s * (PAID_PART * self.patience_s + run_s))))
 
 
@@ -94,16 +95,27 @@ class Prefetch:
         return True
 
 
-def allowance(readings: Mapping[str, Reading], cost: Mapping[str, int], patience_s: float) -> Allowance:
-    """What the slowest paced quota of a task that costs this pays for; the processes of a host share it evenly."""
+def allowance(
+    readings: Mapping[str, Reading],
+    cost: Mapping[str, int],
+    patience_s: float,
+    beside: Sequence[Mapping[str, int]] = (),
+) -> Allowance:
+    """What the slowest paced quota of a task that costs this pays for.
+
+    The processes of a host share it evenly, and in each its consumers, as many tasks each. beside: what a task of each
+    other consumer costs that has work in this process.
+    """
     found = [
         Allowance(
-            interval_s=part.limit.interval_ns * units * reading.processes / NS_PER_S,
+            interval_s=part.limit.interval_ns * units * sharers / NS_PER_S,
             burst=part.limit.units / units,
             patience_s=patience_s,
+            sharers=sharers,
         )
         for quota, units in cost.items()
         if units and (reading := readings.get(quota)) is not None
+        for sharers in [reading.processes * (units + sum(other.get(quota, 0) for other in beside)) / units]
         for part in reading.limits
         if part.limit.window is Window.PACED
     ]

@@ -36,6 +36,7 @@ from qctl.worker.plan import Plan
 from qctl.worker.readings import Telemetry
 from qctl.worker.reporting import Reporter
 from qctl.worker.rules import Rules
+from qctl.worker.sharing import Sharing
 from qctl.worker.ward import Bed, Ward
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class WorkerProcess:
         identity = Identity(plan.host.name, index, self._leases, directory, plans.operators(plan))
         identity.count_former(plan.former)
         self._ward = Ward(plan, self.origin)
+        costs = {name: consumer.cost for name, consumer in plan.host.consumers.items()}
+        self._sharing = Sharing(costs, time.monotonic())
         coroutines: CoroutineLoop | None = None
         for name, handler in loaded.items():
             if handler.run_async is not None and coroutines is None:
@@ -132,7 +135,12 @@ class WorkerProcess:
             concurrency=consumer.concurrency,
             flush_soon=self._flush_soon,
             publisher=lambda: self._links.publisher,
-            allowance=lambda: allowance(self._leases.readings(), consumer.cost, plan.settings.hold_after_s),
+            allowance=lambda: allowance(
+                self._leases.readings(),
+                consumer.cost,
+                plan.settings.hold_after_s,
+                self._sharing.beside(name, time.monotonic()),
+            ),
         )
         rules = Rules.of(plan, consumer)
         live.in_line = InLine(
@@ -225,7 +233,10 @@ class WorkerProcess:
     async def _ticks(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            for live in self._consumers.values():
+            self.obeying.look_after_limits()
+            for name, live in self._consumers.items():
+                active = live.executor.active if live.executor is not None else 0
+                self._sharing.note(name, here=active + live.waiting, done=live.pace.done, now_s=time.monotonic())
                 live.tick()
                 if live.executor is not None and (why := live.executor.stuck) and not self._draining.is_set():
                     log.error("%s: %s; replacing this process", live.address, why)
@@ -233,7 +244,7 @@ class WorkerProcess:
 
 
 def _orders(process: WorkerProcess, loop: asyncio.AbstractEventLoop) -> None:
-    """Obey the supervisor: `go`, `drain`, `local EVENT`; anything else, or the end of input, ends it at once."""
+    """Obey the supervisor: `go`, `drain`, `outdated`, `local EVENT`; anything else, or the end of input, ends it."""
     for line in sys.stdin.buffer:
         order, _, event = line.strip().partition(b" ")
         if order == b"local":
@@ -242,6 +253,8 @@ def _orders(process: WorkerProcess, loop: asyncio.AbstractEventLoop) -> None:
             loop.call_soon_threadsafe(process.go)
         elif order == b"drain":
             loop.call_soon_threadsafe(process.drain)
+        elif order == b"outdated":
+            loop.call_soon_threadsafe(process.obeying.leave_limits)
         else:
             break
     os._exit(int(Exit.FAILED))

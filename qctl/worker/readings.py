@@ -32,7 +32,7 @@ from qctl.control.reading import (
     Tag,
 )
 from qctl.errors import QctlError
-from qctl.quota import Account, Leases, Limit, Policy
+from qctl.quota import Account, Leases, Limit, Policy, Window
 from qctl.quota import Reading as LedgerReading
 from qctl.quota.foreign import ForeignReport
 from qctl.quota.returns import returns
@@ -55,6 +55,9 @@ MAX_TOLD = 10
 MAX_COSTS = 64
 #: The cause under which the process holds a consumer that the ledger does not pay for.
 QUOTA = "quota"
+#: How fast a quota is spent is looked at over so long, and over so many grains of the ledger's history at least.
+SPEND_NS = 10_000_000_000
+LEAST_GRAINS = 4
 
 _NS = 1_000_000_000
 
@@ -99,6 +102,7 @@ def consumer_reading(live: LiveConsumer, quota_until_s: float | None) -> Consume
         prefetch=live.prefetch,
         counts=Counts(ended.acked, ended.retried, ended.deferred, ended.dead, ended.given_back),
         rate_per_s=ended.rate_per_s,
+        put_off_per_s=ended.put_off_per_s,
         run_s=live.pace.run_s if live.pace.done else None,
     )
 
@@ -137,7 +141,20 @@ def quota_reading(
         window=policy.window.value,
         burst=policy.burst_units,
         foreign=foreign_reading(foreign, clocks) if foreign else None,
+        spend_per_s=spend_per_s(spent, clocks.now_ns) if spent is not None else None,
     )
+
+
+def spend_per_s(spent: LedgerReading, now_ns: int) -> float | None:
+    """Units a second that all processes have settled lately, by the ledger's history; None where it has none."""
+    parts = [part for part in spent.limits if part.limit.window is not Window.PACED]
+    # The finest history that is long enough, else the longest.
+    long_enough = [part for part in parts if part.limit.period_ns >= SPEND_NS]
+    part = min(long_enough, key=lambda part: part.limit.period_ns, default=parts[-1] if parts else None)
+    if part is None:
+        return None
+    over_ns = min(part.limit.period_ns, max(SPEND_NS, LEAST_GRAINS * part.limit.bucket_ns))
+    return part.spent.used(now_ns + part.limit.kept_ns - over_ns) * _NS / over_ns
 
 
 def _returns(spent: LedgerReading | None, limit: Limit, clocks: Clocks) -> tuple[tuple[float, int], ...]:

@@ -231,6 +231,7 @@ class Supervisor:
             )
             return
         log.info("SIGHUP: the inventory is good, replacing %d processes", self.processes)
+        former = list(self._living())
         before, self.plan = self.plan, plan
         loop = asyncio.get_running_loop()
         for index in range(self.processes):
@@ -250,6 +251,8 @@ class Supervisor:
                 log.error("SIGHUP: process %d does not start with the new inventory; the old one goes on", index)
                 self.plan = before
                 return
+            while successor is not None and former:
+                former.pop().order(b"outdated\n")
         if self._presence is not None:
             await self._presence.log_in_anew()
         log.info("SIGHUP: all processes run with the new inventory")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from qctl.inventory.model import Quota, Window
 from qctl.quota.listener import Listener
@@ -46,10 +46,26 @@ def normal(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port not in (None, _DEFAULT_PORTS.get(parts.scheme)) else ""
+        path = _path(parts.path)
     except ValueError:
         return url
     host = (parts.hostname or "").rstrip(".")
-    return f"{parts.scheme}://{host}{port}{parts.path or '/'}"
+    return f"{parts.scheme}://{host}{port}{path}"
+
+
+def _path(path: str) -> str:
+    """The one spelling of a path: escaped is what has to be, there are no dots to go up by and no empty segments."""
+    kept: list[str] = []
+    *above, last = [unquote_to_bytes(segment) for segment in path.split("/")]
+    for segment in above:
+        if segment == b"..":
+            del kept[-1:]
+        elif segment not in (b"", b"."):
+            kept.append(quote(segment, safe=""))
+    if last == b"..":
+        del kept[-1:]
+    name = "" if last in (b".", b"..") else quote(last, safe="")
+    return "/".join(["", *kept, name])
 
 
 def tariff(

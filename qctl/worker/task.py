@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from qctl.broker.message import Malformed, Message, decode_json
 from qctl.errors import HandlerError
-from qctl.worker.meter import Meter
+from qctl.worker.meter import OVER, OVERDUE, Meter
 from qctl.worker.outbox import NONE, Followups, Outbox
 
 if TYPE_CHECKING:
     from qctl.worker.http import MeteredSession
     from qctl.worker.http_async import MeteredClient
 
-#: Few tasks enqueue others: a lock for each would cost all of them.
+#: Few tasks call anybody or enqueue others: a lock for each would cost all of them. Who opens something looks then
+#: whether the task is over, and who ends the task looks then what was opened: one of the two sees the other.
 _opening = threading.Lock()
 
 
@@ -31,7 +32,6 @@ class Task:
         "_meter",
         "_outbox",
         "_over",
-        "_overdue",
         "_parsed",
         "_start_meter",
         "consumer",
@@ -53,7 +53,6 @@ class Task:
         self._over = ""
         self._start_meter = start_meter
         self._meter: Meter | None = None
-        self._overdue = False
         self._http: MeteredSession | None = None
         self._http_async: MeteredClient | None = None
         self._parsed: tuple[Any] | None = None
@@ -100,17 +99,17 @@ class Task:
 
     @property
     def meter(self) -> Meter:
-        """What the task has used; started by the first call."""
-        if self._meter is None:
-            self._meter = self._start_meter()
-            if self._overdue:
-                self._meter.stop()
-        return self._meter
+        """What the task has used; started by the first call. Of a task that is over, or over time, it refuses all."""
+        with _opening:  # a handler may have threads, and leave some behind
+            if self._meter is None:
+                self._meter = self._start_meter()
+                if self._over:
+                    self._meter.stop(self._over)
+            return self._meter
 
     def stop(self) -> None:
         """The task is over time: its calls raise TimedOut from now on, also those of a meter not started yet."""
-        self._overdue = True
-        self._close("over its timeout")
+        self._close(OVERDUE)
         if self._meter is not None:
             self._meter.stop()
 
@@ -128,8 +127,10 @@ class Task:
         if self._http is None:
             from qctl.worker.http import MeteredSession
 
-            meter = self.meter
-            self._http = MeteredSession(meter)
+            session = MeteredSession(self.meter)
+            with _opening:
+                if self._http is None:
+                    self._http = session
         return self._http
 
     @property
@@ -148,14 +149,14 @@ class Task:
                     "task.http_async needs aiohttp, which is not installed",
                     hint="Install qctl with its extra: pip install 'qctl[aiohttp]'.",
                 ) from None
-            self._http_async = MeteredClient(self.meter)
+            self._http_async = MeteredClient(self.meter)  # one is like another, but for its meter
         return self._http_async
 
     def spend(self, units: int = 1, quota: str | None = None) -> None:
         """Pay for calls made by other means than `task.http`, before making them.
 
         quota: needed when the consumer names several. Raises RateLimited when this host cannot pay, ValueError for
-        units or quotas that cannot be; what is above the quota's limit ends the task as a dead letter.
+        units or quotas that cannot be; that, and what is above the quota's limit, ends the task as a dead letter.
         """
         self.meter.spend(units, quota)
 
@@ -195,8 +196,8 @@ class Task:
             return self._outbox
 
     def followups(self) -> Followups:
-        """What the task enqueued; from now on it enqueues nothing. For the executor."""
-        return self._close("over")
+        """The task is over: what it enqueued; from now on it enqueues nothing and calls nobody. For the executor."""
+        return self._close(OVER)
 
     def _close(self, over: str) -> Followups:
         self._over = self._over or over

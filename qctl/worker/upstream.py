@@ -7,6 +7,7 @@ and again while others are served is at fault itself.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ PROBE_FIRST_S = 1.0
 PROBE_LAST_S = 60.0
 #: Part of a pause that is left to chance, so that a fleet does not come back all at once.
 JITTER = 0.2
+
+_WORD = re.compile(r"\S+")
+_USER = re.compile(r"://[^\s/?#]*@")
+#: What stands behind a URL in a sentence, and is not of it.
+_BEHIND = "\"'()<>[]{},.;:!"
 
 
 class Trouble(StrEnum):
@@ -57,6 +63,18 @@ def server(url: str) -> str:
     """Who was called, without the path: that may be long, or secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def without_queries(text: str) -> str:
+    """The same, each URL or path in it without its query and its user: keys and tokens stand there, and what libraries
+    say of a failure repeats them."""
+    return _WORD.sub(_without_query, _USER.sub("://", text))
+
+
+def _without_query(word: re.Match[str]) -> str:
+    address, _, query = word[0].partition("?")
+    of_query = query.rstrip(_BEHIND)
+    return f"{address}?…{query[len(of_query) :]}" if of_query and "/" in address else word[0]
 
 
 def seen_in(status: int, url: str, *, limited: bool) -> Seen:

@@ -18,6 +18,9 @@ from qctl.quota.simulate import simulate
 HOUR_NS = 3_600 * NS_PER_S
 SMALL, LARGE = 20_000, 100_000
 TASKS = 120_000
+#: A worker holds about so much of a paced quota as is paid for within this.
+PAID_MS = 500
+HOUR_MS = 3_600_000
 #: At once, of the large hosts, and twice as many as of the small ones. A worker holds no more of a paced quota than is
 #: paid for within half a second.
 SLOTS = {Window.SLIDING: 16, Window.PACED: 8}
@@ -28,9 +31,8 @@ def crew(name: str, units: int, window: Window) -> Crew:
     """A host."""
     policy = Policy("api", (Limit(units, HOUR_NS),), window, burst_units=4)
     stock = Stock("api", tuple(History(limit) for limit in enforced(policy)))
-    return Crew(
-        name, (Taker("calls", {"calls": 0}, {"api": 1}, slots=8, run_ns=NS_PER_S // 20, prefetch=16),), (stock,)
-    )
+    slots = 8 if window is Window.SLIDING else max(2, units * PAID_MS // HOUR_MS)
+    return Crew(name, (Taker("calls", {"calls": 0}, {"api": 1}, slots, NS_PER_S // 20, prefetch=slots),), (stock,))
 
 
 def fleet(hosts: int, tasks: int, window: Window) -> tuple[Forecast, float]:

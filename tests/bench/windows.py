@@ -74,6 +74,8 @@ class Scenario:
     #: windows that begin at no multiple of the period
     odd: bool = True
     floor: bool = False
+    #: None: its Date is never old
+    date_phase_ms: int | None = None
     retry_after: bool = True
     spends: Spends = Spends.NEVER
     concurrency: int = 16
@@ -99,6 +101,7 @@ class Scenario:
             drift_ppm=DRIFT_PPM,
             style=self.style,
             floor=self.floor,
+            date_phase_ms=self.date_phase_ms,
             retry_after=self.retry_after,
             foreign=Foreign(self.spends, rule.units * FOREIGN_PERCENT // 100),
         )
@@ -124,6 +127,7 @@ SCENARIOS = (
     Scenario("fixed-delta", Kind.FIXED, style=Style.DELTA, floor=True),
     Scenario("fixed-ietf", Kind.FIXED, style=Style.IETF),
     Scenario("fixed-date", Kind.FIXED, style=Style.NONE, odd=False),
+    Scenario("fixed-stale", Kind.FIXED, style=Style.NONE, odd=False, date_phase_ms=600),
     Scenario("paced", Kind.PACED, burst_s=5.0),
     Scenario("paced-8", Kind.PACED, burst_s=0.4, latency_ms=(0, 100), restarts=False),
     Scenario("paced-1", Kind.PACED, restarts=False),

@@ -199,9 +199,15 @@ def test_given_units_announced_on_the_spend_pipe_then_those_are_paid_and_else_th
     # When programs announce 7, 2 and (without a newline) 5 units, nothing, and what cannot be
     for order in ({"spend": "pages 7\n"}, {"spend": "pages 1\npages 1\n"}, {"spend": "pages 5"}, {}):
         site.wire.task("pages", {**order, "id": "spending"})
-    for wrong in ("mail 1\n", "pages -1\n", "pages\n", "x" * 1000):
-        site.wire.task("pages", {"spend": wrong, "hang": True}, headers={"qctl-attempt": 2})
-        assert site.wire.take("pages.dead").headers["qctl-reason"] in ("rejected", "attempts")
+    wrong_ones = {
+        "mail 1\n": "this consumer has no quota 'mail'",
+        "pages -1\n": "takes lines `QUOTA N`, found 'pages -1'",
+        "pages\n": "takes lines `QUOTA N`, found 'pages'",
+        "x" * 1000: "takes short lines",
+    }
+    for wrong, error in wrong_ones.items():
+        site.wire.task("pages", {"spend": wrong, "hang": True})
+        assert_dead(site.wire.take("pages.dead"), "cost", error)
     wait_until("the good ones", lambda: runs(site, "spending") == 4)
     assert worker.stop() == 0
 

@@ -83,11 +83,12 @@ class Api:
         os.write(self._log_fd, json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
     def answer(self, status: int, now: Now) -> bytes:
-        """The bytes of an answer. Its Date is of the instant of counting, as a proxy's before a slow back end is."""
+        """The bytes of an answer. Its Date is of the instant of counting at the latest, as a proxy's before a slow back
+        end is."""
         said = headers(self.config.style, now, floor=self.config.floor)
         if status != 200 and self.config.retry_after:
             said["Retry-After"] = str(max(1, whole_seconds(now.more_ns, floor=self.config.floor)))
-        return _bytes(status, said, now.epoch_ns)
+        return _bytes(status, said, dated_ns(now.epoch_ns, self.config.date_phase_ms))
 
     def latency(self) -> tuple[float, float]:
         """Seconds before and after the counting of one call."""
@@ -120,6 +121,11 @@ class Api:
     def _spend(self, units: int) -> None:
         for _ in range(units):
             self.count("", own=False, arrived_ns=time.monotonic_ns())
+
+
+def dated_ns(epoch_ns: int, phase_ms: int | None) -> int:
+    """When the Date was made that an answer carries at this instant, see `Config`."""
+    return epoch_ns if phase_ms is None else epoch_ns - (epoch_ns - phase_ms * _NS_PER_MS) % _NS_PER_S
 
 
 def _bytes(status: int, said: Mapping[str, str], epoch_ns: int) -> bytes:

@@ -33,7 +33,8 @@ class Config:
 
     latency_ms: from, to; uniformly random for each call, part of it (random too) before the call is counted and the
     rest after. skew_s, drift_ppm: how far its clock is off, and how much faster it runs. floor: whole seconds are
-    rounded down. enforces: False only counts, and never refuses.
+    rounded down. date_phase_ms: its Date is made anew each second, so long after that began, and is up to a second old,
+    as that of many servers; None: it is of the instant. enforces: False only counts, and never refuses.
     """
 
     rule: Rule
@@ -43,6 +44,7 @@ class Config:
     drift_ppm: int = 0
     style: Style = Style.EPOCH
     floor: bool = False
+    date_phase_ms: int | None = None
     retry_after: bool = True
     enforces: bool = True
     foreign: Foreign = field(default_factory=Foreign)

@@ -57,7 +57,7 @@ def _gauges(rows: Sequence[QuotaRow], scene: Scene) -> Iterable[Line]:
         yield words.gauge(row, name_width=name_width, digits_width=digits_width)
         if said := words.somebody_else(row, scene):
             yield Sentence(said, "warn")
-        spent = ("   units/s ", "dim"), *words.per_s(row.spend_per_s, estimated=True), ("  ", "")
+        spent = ("   units/s ", "dim"), *words.per_s(row.spend_per_s, estimated=row.spend_estimated), ("  ", "")
         points = scene.past.of(Kind.BURN, row.address)
         yield words.Beside((*words.runs_out(row, scene), *spent), Spark(points, top=_top(points)))
 
@@ -130,8 +130,8 @@ def _quota(scene: Scene, key: str) -> Detail | None:
         lines.append(one("an estimate, by the broker's own counters: its worker is not heard", "estimate"))
     if row.window != SLIDING:
         lines.append(_named("window", one(window_words(row, lambda at_s: words.moment(at_s, scene)))))
-    if row.returns_at_s is not None:
-        lines.append(_named("units return", one(words.moment(row.returns_at_s, scene))))
+    if row.back_at_s is not None:
+        lines.append(_named("units return", one(words.moment(row.back_at_s, scene))))
     if row.override is not None:
         lines.append(_named("set by", quotas.override(row, scene)))
         lines.append(_named("the inventory says", one(", ".join(row.inventory_rates) or None)))
@@ -177,7 +177,7 @@ def _event(scene: Scene, key: str) -> Detail | None:
     lines: list[Line] = [_named("by", one(row.user or None)), _named("says it is", one(row.claimed_by or None))]
     lines += [_named("to", one(row.target or None)), _named("at", one(row.at or None))]
     if row.notice:
-        lines.append(one(row.notice, "warn"))
+        lines.append(one(row.found_out, "warn"))
     if row.since_s is not None:
         lines.append(_named("since", one(local(row.since_s, zone=scene.zone))))
     if row.rates:

@@ -44,7 +44,8 @@ def listing(scene: Scene) -> Listing[Happened]:
         key=lambda row: str(row.offset),
         cells=cells,
         text=lambda row: (
-            f"{row.user} {row.verb} {row.notice} {row.target} {row.reason or ''} {row.claimed_by or ''} {row.ignored}"
+            f"{row.user} {row.verb} {row.found_out} {row.target} {row.reason or ''} {row.claimed_by or ''}"
+            f" {row.ignored}"
         ),
         order=lambda row: -row.offset,
         empty="Nobody has commanded anything yet.",
@@ -65,7 +66,7 @@ def reason(row: Happened, scene: Scene) -> Cell:
         said.append((f"ignored: {row.ignored}  ", "warn"))
     if row.notice:
         since = f" since {words.moment(row.since_s, scene)}" if row.since_s is not None else ""
-        said.append((f"{row.notice}{since}  ", ""))
+        said.append((f"{row.found_out}{since}  ", ""))
     if row.rates:
         said.append((f"{', '.join(row.rates)}  ", ""))
     if row.until_s is not None:

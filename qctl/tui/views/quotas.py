@@ -19,7 +19,7 @@ def listing(scene: Scene) -> Listing[QuotaRow]:
     rows = scene.snapshot.status.quotas
     width = words.widest((row.address for row in rows), least=10, most=24 if scene.narrow else 44)
     digits_width = words.digits(rows)
-    rates_width = words.widest((", ".join(row.rates) for row in rows), least=5, most=20)
+    rates_width = words.widest((", ".join(row.rates) for row in rows), least=5, most=24)
 
     windows = any(row.window != SLIDING for row in rows)
     others = any(words.others(row) for row in rows)
@@ -29,14 +29,14 @@ def listing(scene: Scene) -> Listing[QuotaRow]:
             name(row),
             words.gauge(row, name_width=0, digits_width=digits_width),
             words.runs_out(row, scene),
-            words.per_s(row.spend_per_s, estimated=True),
+            words.per_s(row.spend_per_s, estimated=row.spend_estimated),
             Spark(scene.past.of(Kind.BURN, row.address)),
-            one(", ".join(row.rates), "paused" if row.override else ""),
+            one(words.limits(row.rates, rates_width), "paused" if row.override else ""),
             words.age(row.seen, scene),
             *((one(window_words(row, lambda at_s: words.moment(at_s, scene)), "dim"),) if windows else ()),
             *((one(words.others_in_short(row, scene), "warn"),) if others else ()),
             override(row, scene),
-            one(", ".join(row.inventory_rates), "dim"),
+            one(words.limits(row.inventory_rates, rates_width), "dim"),
         )
 
     def order(row: QuotaRow) -> tuple[object, ...]:

@@ -1,7 +1,8 @@
 """The `exec` handler: a program gets the payload on stdin, its exit code says how the task ends.
 
 The program runs in a process group of its own, which is killed when the time is up. It may announce calls it is about
-to make as lines `QUOTA N` on the file descriptor `$QCTL_SPEND_FD`; what the host cannot pay for ends the program.
+to make as lines `QUOTA N` on the file descriptor `$QCTL_SPEND_FD`; what the host cannot pay for ends the program, and
+so does what is no such line, for good.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from qctl.broker.message import short
+from qctl.broker.message import DeadReason, Malformed, short
 from qctl.errors import HandlerError
 from qctl.inventory.model import ExecHandler
 from qctl.worker.exceptions import RateLimited, Reject, Retry, TimedOut
@@ -148,13 +149,11 @@ def _spend_lines(task: Task) -> Callable[[bytes], None]:
             words = bytes(pending[:end]).decode("utf-8", "replace").split()
             del pending[: end + 1]
             if len(words) != 2 or not words[1].isdecimal() or len(words[1]) > 12:
-                raise Retry(None, f"$QCTL_SPEND_FD takes lines `QUOTA N`, found {short(' '.join(words))!r}")
-            try:
-                task.spend(int(words[1]), words[0])
-            except ValueError as error:
-                raise Reject(f"$QCTL_SPEND_FD: {error}") from None
+                found = short(" ".join(words))
+                raise Malformed(f"$QCTL_SPEND_FD takes lines `QUOTA N`, found {found!r}", DeadReason.COST)
+            task.spend(int(words[1]), words[0])
         if len(pending) > MAX_SPEND_LINE_BYTES:
-            raise Retry(None, "$QCTL_SPEND_FD takes short lines `QUOTA N`")
+            raise Malformed("$QCTL_SPEND_FD takes short lines `QUOTA N`", DeadReason.COST)
 
     return take
 

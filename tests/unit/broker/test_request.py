@@ -55,6 +55,14 @@ def test_a_task_for_one_host_goes_to_that_hosts_queue(inventory: Inventory) -> N
     assert names(wanted) == {"lines", "lines.dead", "lines@web-1", "qctl.unroutable"}
 
 
+def test_a_cost_that_no_host_can_ever_pay_is_refused(inventory: Inventory) -> None:
+    # given 1000 of api on each host that spends it, and of a task for web-1 alone the same
+    assert request(inventory, "timeline", cost={"api": 1000}).cost == {"api": 1000}
+    for host in (None, "web-1"):
+        with pytest.raises(UsageError, match="more than any host that runs timeline can ever pay: 1000 at most"):
+            request(inventory, "timeline", host=host, cost={"api": 1001})
+
+
 def test_a_task_for_one_host_costs_what_its_consumer_there_may_spend(inventory: Inventory) -> None:
     assert request(inventory, "timeline", host="web-4", cost={"mail": 2}).cost == {"mail": 2}
     with pytest.raises(UsageError, match="has no quota 'api'"):

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,16 @@ def test_the_tables_say_when_why_not_and_what_is_assumed(capsys: pytest.CaptureF
     assert "web-1/mails paused" in out
     assert "web-3/twitter (what if)" in out
     assert "\nweb-1/twitter runs out first: " in out
+    assert out.endswith("\nassumed: web-3 is assumed to run what web-1 runs, one process, with nothing spent\n")
+
+
+def test_that_nobody_is_heard_is_said_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
+    silent = "no worker is heard: every host of the inventory is assumed to run, one process each, with nothing spent"
+    show(Settings(), replace(FOUND, assumed=(silent, *FOUND.assumed), unheard=True))
+
+    out = capsys.readouterr().out
+    assert out.startswith(f"assumed: {silent}\n\nQUEUE ")
+    assert out.count(silent) == 1
     assert out.endswith("\nassumed: web-3 is assumed to run what web-1 runs, one process, with nothing spent\n")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from qctl.cli import events
 from qctl.cli.events import row
 from qctl.cli.options import Output, Settings
 from qctl.cli.quota import show_costs
@@ -236,5 +239,29 @@ def test_a_notice_is_a_line_among_the_events() -> None:
     line = row(event)
 
     assert line.split()[:4] == ["-", "worker", "notice", "web-1/mail"]
-    assert "foreign spending ends; since 2026-11-2" in line
+    assert "spending by someone else ends; since 2026-11-2" in line
     assert line.endswith("numbers")
+
+
+def test_which_limit_is_used_up_and_when_there_is_enough_for_who_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = QuotaRow("web-1", "multi", ("20/s", "5000/h"), (), 0, 20, 1.0, 2.0, NOW_S + 2_801, seen=SEEN)
+    later = replace(plain, exhausted_rate="5000/h", spend_estimated=False)
+    held = replace(plain, host="web-2", used_units=19, exhausted_at_s=None, held=True, held_until_s=NOW_S + 7)
+
+    title, first, second = quota_table(capsys, later, held)
+
+    assert "~46m41s of 5000/h" in first
+    assert (first.split()[4], second.split()[4:6]) == ("2.0", ["~2.0", "-"])
+    assert second[title.index("RETURNS") :].startswith("back ")
+
+
+def test_no_events_are_a_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    async def nothing() -> AsyncIterator[Happened]:
+        return
+        yield
+
+    for output, out in ((Output.TABLE, "AT "), (Output.JSON, "{"), (Output.JSONL, ""), (Output.NAME, "")):
+        asyncio.run(events._print(Settings(output=output), nothing()))
+        printed = capsys.readouterr().out
+        assert printed.startswith(out)
+        assert bool(printed) == bool(out)

@@ -34,6 +34,7 @@ from qctl.control.reading import (
 )
 from qctl.control.reading_parse import MAX_ENTRY_BYTES, MAX_ITEMS, from_json, parse, parse_entry
 from qctl.control.telemetry import MAX_REASONS, Hearing, Listener
+from qctl.control.telemetry_log import Tail
 from tests.wire import scenario, until
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
@@ -64,6 +65,7 @@ consumers = st.builds(
     prefetch=some,
     counts=st.builds(Counts, some, some, some, some, some),
     rate_per_s=rates_per_s,
+    put_off_per_s=rates_per_s,
 )
 overrides = st.builds(
     OverrideReading,
@@ -85,6 +87,7 @@ foreigns = st.builds(
     until_s=st.none() | instants,
     lasting=st.booleans(),
 )
+returns = st.lists(st.tuples(st.integers(0, 10**7).map(lambda ms: ms / 1000), some), max_size=3).map(tuple)
 quotas = st.builds(
     QuotaReading,
     name=names,
@@ -95,11 +98,12 @@ quotas = st.builds(
     leased=some,
     returns_at_s=st.none() | instants,
     blocked_until_s=st.none() | instants,
-    limits=st.lists(st.builds(LimitReading, some, seconds, some, st.none() | instants), max_size=2).map(tuple),
+    limits=st.lists(st.builds(LimitReading, some, seconds, some, st.none() | instants, returns), max_size=2).map(tuple),
     override=st.none() | overrides,
     window=st.sampled_from(["sliding", "fixed", "paced"]),
     burst=some,
     foreign=st.none() | foreigns,
+    spend_per_s=st.none() | rates_per_s,
 )
 costs = st.builds(CostReading, names, words, names, some, some, some, some)
 readings = st.builds(
@@ -188,7 +192,7 @@ FULL = replace(
             foreign=ForeignReading(1, 2, 5, 1.0, 9, 3, 1_800_000_000.0, 1_800_000_001.0, lasting=True),
         ),
     ),
-    costs=(CostReading("timeline", "refresh", "twitter", 1, 20, 3, 7),),
+    costs=(CostReading("timeline", "refresh", "twitter", 1, 20, 3, 7, 3.5, 2),),
 )
 PLACES = list(_places(FULL.to_json()))
 
@@ -422,8 +426,8 @@ def test_what_others_have_spent_for_certain_is_gone_too(used: int, foreign: Fore
 def test_costs_of_several_processes_are_taken_together() -> None:
     # given three that see a type, the second of them most of it, and one that was gone before
     seen = [
-        CostReading("timeline", "", "twitter", 1, tasks, p50, p95)
-        for tasks, p50, p95 in [(5, 9, 9), (20, 3, 7), (5, 1, 8)]
+        CostReading("timeline", "", "twitter", 1, tasks, p50, p95, mean, gave_up)
+        for tasks, p50, p95, mean, gave_up in [(5, 9, 9, 9.0, 1), (20, 3, 7, 3.0, 2), (5, 1, 8, None, 0)]
     ]
     others = CostReading("mail", "", "twitter", 1, 1, 1, 1)
     processes = [replace(PLAIN, index=index, costs=(cost,)) for index, cost in enumerate(seen)]
@@ -431,7 +435,15 @@ def test_costs_of_several_processes_are_taken_together() -> None:
 
     found = host_costs([*processes, gone, replace(PLAIN, index=3, costs=(others,))])
 
-    assert set(found) == {CostReading("timeline", "", "twitter", 1, 30, 3, 9), others}
+    assert set(found) == {CostReading("timeline", "", "twitter", 1, 30, 3, 9, 4.2, 3), others}
+
+
+def test_the_end_of_the_log_tells_what_a_host_said_before_its_goodbye() -> None:
+    said = HostReading(PLAIN.at_s, PLAIN.host, PLAIN.machine, 1, (PLAIN,))
+    tail = Tail(entries=(replace(said, at_s=said.at_s - 30), said, Goodbye(said.at_s + 1, PLAIN.host, 0)))
+
+    assert tail.before() == {PLAIN.host: said}
+    assert isinstance(tail.last()[PLAIN.host], Goodbye)
 
 
 # Listening
@@ -624,6 +636,47 @@ async def test_waiting_ends_with_what_is_waited_for_with_the_time_and_with_the_c
     asyncio.get_running_loop().call_soon(heard.closed.set_result, ChannelLost(320, "gone"))
     assert not await listener.until(lambda: len(listener.heard) > 1, 60.0)
     assert listener.lost.result().text == "gone"
+
+
+# When units return
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [
+        "soon",
+        [5],
+        [[1.0]],
+        [[1.0, 2, 3]],
+        [[-1.0, 2]],
+        [[1.0, -2]],
+        [[1.0, 2.5]],
+        [[True, 2]],
+        [["1", 2]],
+        [[1.0, 2]] * 65,
+    ],
+)
+def test_when_units_return_is_told_in_a_few_pairs_of_seconds_and_units_or_not_understood(returns: Any) -> None:
+    fields = PLAIN.to_json()
+    fields["quotas"][0]["limits"][0]["returns"] = [[1.5, 3], [2, 2]]
+    assert from_json(fields).quotas[0].limits[0].returns == ((1.5, 3), (2.0, 2))
+
+    fields["quotas"][0]["limits"][0]["returns"] = returns
+    with pytest.raises(NotUnderstood, match="returns must be a list of at most 64 pairs"):
+        from_json(fields)
+
+
+def test_a_reading_that_is_too_long_leaves_out_when_units_return_before_it_leaves_out_consumers() -> None:
+    # given many quotas, each with all its parts
+    limit = LimitReading(100, 3600.0, 64, returns=tuple((1.0 + number, 2) for number in range(32)))
+    quotas_ = tuple(QuotaReading(f"q{number}", 64, 100, 3600.0, limits=(limit,)) for number in range(100))
+
+    # when
+    found = replace(PLAIN, quotas=quotas_).fitting()
+
+    # then all quotas and consumers are there
+    assert (len(found.quotas), len(found.consumers), found.omitted) == (100, 1, 0)
+    assert not any(one.limits[0].returns for one in found.quotas)
 
 
 # The page

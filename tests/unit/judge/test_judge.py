@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.judge.api import dated_ns
 from tests.judge.config import Config, Foreign, Spends
 from tests.judge.rule import Kind, Rule
 from tests.judge.said import Now, Style, headers
@@ -180,10 +181,17 @@ def test_the_headers_of_each_style(style: Style, said: dict[str, str]) -> None:
     assert headers(style, now) == said
 
 
+@pytest.mark.parametrize(
+    ("phase_ms", "at_ms", "date_s"), [(None, 9999, 9), (600, 9599, 8), (600, 9600, 9), (0, 9000, 9), (999, 9998, 8)]
+)
+def test_a_date_is_of_the_instant_or_made_anew_each_second(phase_ms: int | None, at_ms: int, date_s: int) -> None:
+    assert dated_ns(at_ms * S // 1000, phase_ms) // S == date_s
+
+
 def test_the_process_counts_refuses_tells_and_logs_what_it_did(tmp_path: Path) -> None:
     # Given an API of 3 an hour, its clock an hour late, of which somebody else has taken one before
     rule = Rule(Kind.FIXED, 3, 3600 * S, phase_ns=1)
-    config = Config(rule, latency_ms=(0, 2), skew_s=-3600, foreign=Foreign(Spends.BEFORE, 1))
+    config = Config(rule, latency_ms=(0, 2), skew_s=-3600, date_phase_ms=1, foreign=Foreign(Spends.BEFORE, 1))
     assert Config.from_json(config.to_json()) == config
 
     # When it is called three times on one connection

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from qctl.control.quota_reading import CostReading
-from qctl.ops.costs import MIN_TASKS, Verdict, advice, judged, words
+from qctl.ops.costs import MIN_TASKS, Verdict, advice, given_up, judged, words
 from qctl.ops.status import QuotaRow
 
 
@@ -63,6 +65,38 @@ def test_hosts_that_declare_alike_are_judged_together_and_others_apart() -> None
         (30, 3, ("web-1", "web-2"), Verdict.TOO_LOW)
     ]
     assert [(one.declared, one.verdict) for one in apart] == [(1, Verdict.TOO_LOW), (3, Verdict.RIGHT)]
+
+
+def test_tasks_that_gave_up_are_counted_in_words() -> None:
+    low, right = replace(cost(1, 1, 5), gave_up=17), replace(cost(1, 1, 1), gave_up=2)
+
+    assert [words(one) for one in judged([row(low)])] == [
+        "too low: tasks need more than is reserved for them; 17 gave up half-way"
+    ]
+    assert [words(one) for one in judged([row(right)])] == ["right; 2 gave up half-way"]
+
+
+def test_a_sentence_says_how_many_gave_up_and_for_want_of_what() -> None:
+    found = judged([row(replace(cost(1, 1, 5), gave_up=17), cost(1, 1, 1, kind="cheap"))])
+
+    assert given_up(found, "mail") == ""
+    assert given_up(found, "timeline") == (
+        "17 of 100 tasks of timeline gave up half-way, since twitter could not pay for more than the 1 that is "
+        "declared: what they had used is lost"
+    )
+
+
+def test_the_line_to_write_is_one_for_all_quotas_of_a_consumer() -> None:
+    # given a consumer that declares one quota too low and another too high, and others that are wrong too
+    low, high = cost(1, 6, 12), replace(cost(2, 1, 1), quota="multi")
+    other = replace(cost(1, 9, 9), consumer="mail")
+    elsewhere = row(replace(cost(3, 9, 9), quota="multi"), host="web-2")
+
+    found = judged([row(low, high, other), elsewhere])
+
+    lines = {advice(one, {"twitter": 1, "multi": 2, "right": 1}) for one in found if one.consumer == "timeline"}
+    assert lines == {"quota: {twitter: 12, multi: 1, right: 1}", "quota: {twitter: 1, multi: 9, right: 1}"}
+    assert [advice(one, {"twitter": 1}) for one in found if one.consumer == "mail"] == ["quota: {twitter: 9}"]
 
 
 def test_the_line_to_write_keeps_what_is_right() -> None:

@@ -107,3 +107,30 @@ def test_what_a_host_found_out_is_an_event_with_its_numbers() -> None:
     assert (item["by"], item["verb"], item["target"], item["ignored"]) == ("worker", None, "web-1/mail", None)
     assert (item["notice"], item["since"]) == ("foreign spending begins", "2026-11-22T11:58:00.000Z")
     assert item["reason"] == "the API counts 812 of 1000 used; this host spent 600; 212 by someone else"
+
+
+def test_at_its_end_it_is_told_how_much_it_was_and_till_when() -> None:
+    notice = Notice(
+        "c" * 32,
+        "2026-11-22T12:00:30.000Z",
+        "web-1",
+        "mail",
+        begins=False,
+        units=7,
+        most=9,
+        ours=51,
+        limit_units=60,
+        limit=60,
+        remaining=0,
+        since="2026-11-22T11:58:00.000Z",
+        until="2026-11-22T12:00:00.000Z",
+    )
+
+    found = happened(entry(notice, user="worker"))
+
+    assert found is not None
+    assert (found.found_out, found.reason) == (
+        "spending by someone else ends",
+        "at most 7 to 9 of 60 at one time",
+    )
+    assert found.item()["until"] == "2026-11-22T12:00:00.000Z"

@@ -519,7 +519,7 @@ def test_a_quota_says_how_its_window_moves(inventory: Inventory) -> None:
 
 def test_costs_stand_at_the_quota_that_pays_them(inventory: Inventory) -> None:
     # given two processes that saw tasks of a type cost 3 and mostly 7, where 2 is declared
-    cost = CostReading("timeline", "refresh", "twitter", 2, 30, 3, 7)
+    cost = CostReading("timeline", "refresh", "twitter", 2, 30, 3, 7, 3.5, 1)
     found = live(reading(consumer(), costs=(cost, replace(cost, quota="gone"))), reading(index=1, costs=(cost,)))
 
     (item, *_) = document(picture(found, inventory))["quotas"]
@@ -534,8 +534,74 @@ def test_costs_stand_at_the_quota_that_pays_them(inventory: Inventory) -> None:
             "tasks": 60,
             "p50_units": 3,
             "p95_units": 7,
+            "mean_units": 3.5,
+            "gave_up": 2,
             "hosts": ["web-1"],
             "verdict": "too low",
             "advised_units": 7,
         }
     ]
+
+
+def test_a_quota_that_a_consumer_is_held_for_is_back_then_and_has_no_end(inventory: Inventory) -> None:
+    # given 57 of 60 spent, a task that costs more than the rest, and another quota's hold
+    said = quota(57, 60, returns_at_s=NOW_S + 2, spend_per_s=4.0)
+    for words, held in (("quota twitter", True), ("quota mail", False)):
+        waits = consumer(state="held", holds=(Hold("quota", words, NOW_S + 60),))
+
+        row = picture(live(reading(waits, quotas=(said,))), inventory).quota("web-1", "twitter")
+
+        assert row is not None
+        assert (row.held, row.dry, row.spent) == (held, held, False)
+        assert (row.exhausted_at_s is None, row.back_at_s) == (held, NOW_S + 60 if held else NOW_S + 2)
+
+
+def test_the_rate_of_a_quota_is_what_was_settled_where_its_host_says_it(inventory: Inventory) -> None:
+    # given tasks whose calls are metered: one task a second, twenty units a second
+    said = quota(500, spend_per_s=20.0, limits=(LimitReading(20, 1.0, 0), LimitReading(20_000, 3600.0, 500)))
+    slow = consumer(rate_per_s=1.0)
+
+    row = picture(live(reading(slow, quotas=(said,))), inventory).quota("web-1", "twitter")
+
+    assert row is not None
+    assert (row.spend_per_s, row.spend_estimated) == (20.0, False)
+    assert (row.exhausted_at_s, row.exhausted_rate) == (NOW_S + 19_500 / 20, "20000/h")
+
+
+HELD = consumer(state="held", holds=(Hold("quota", "quota twitter", NOW_S + 60),))
+
+
+@pytest.mark.parametrize(
+    ("one", "flow", "out_per_s", "empty_in_s"),
+    [
+        (HELD, Flow(in_per_s=0.0, out_per_s=10.0), 10.0, None),  # nobody can take
+        (consumer(put_off_per_s=6.0), Flow(in_per_s=0.0, out_per_s=10.0), 4.0, 22.5),  # what comes back is not done
+        (consumer(put_off_per_s=10.0), Flow(in_per_s=0.0, out_per_s=10.0), 0.0, None),
+        (consumer(), Flow(in_per_s=0.0, out_per_s=0.0), 10.0, 9.0),  # the broker has not counted it yet
+        (consumer(rate_per_s=0.0), Flow(in_per_s=0.0, out_per_s=0.0), 0.0, None),
+    ],
+)
+def test_an_end_of_a_queue_is_only_told_where_tasks_are_done(
+    inventory: Inventory, one: ConsumerReading, flow: Flow, out_per_s: float, empty_in_s: float | None
+) -> None:
+    found = live(reading(one), reading(consumer("mail"), host="web-2"))
+    found = replace(found, depths={"timeline": Depth(90)}, flows={"timeline": flow}, supervisors=GONE)
+
+    queue = picture(found, inventory).queue("timeline")
+
+    assert queue is not None
+    assert (queue.out_per_s, queue.empty_at_s) == (out_per_s, None if empty_in_s is None else NOW_S + empty_in_s)
+
+
+@pytest.mark.parametrize(("apart_s", "same"), [(-0.9, True), (0.4, True), (-1.5, False)])
+def test_units_that_return_with_the_next_window_return_at_its_instant(
+    inventory: Inventory, apart_s: float, same: bool
+) -> None:
+    resets_s = NOW_S + 15
+    limits = (LimitReading(60, 15.0, 60, resets_at_s=resets_s),)
+    said = quota(60, 60, period_s=15.0, limits=limits, window="fixed", returns_at_s=resets_s + apart_s)
+
+    row = picture(live(reading(consumer(), quotas=(said,))), inventory).quota("web-1", "twitter")
+
+    assert row is not None
+    assert (row.resets_at_s, row.returns_at_s) == (resets_s, resets_s if same else resets_s + apart_s)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from qctl.control.desired import Desired, Pause
-from qctl.control.quota_reading import ForeignReading, LimitReading, QuotaReading
-from qctl.control.reading import ConsumerReading, Hold, Reading, Tag
+from qctl.control.quota_reading import CostReading, ForeignReading, LimitReading, QuotaReading
+from qctl.control.reading import ConsumerReading, Hold, HostReading, Reading, Tag
 from qctl.control.target import Target
 from qctl.errors import UnknownName, UsageError
 from qctl.inventory.load import load
@@ -227,6 +227,22 @@ class TestWhatIf:
         # then of ten seconds it is free now, since it was spent ten seconds ago
         assert in_s(plan(found(live, ready=50), inventory, asked)) < 2
 
+    def test_what_is_used_is_shown_of_the_limit_that_is_asked_about(self, inventory: Inventory) -> None:
+        # given that all of 100 is used
+        live = heard("web-1", quota=twitter(100, used=100))
+
+        def used(rate: str) -> tuple[int | None, int | None]:
+            asked = question(inventory, sets=(f"web-1/twitter={rate}",))
+            (one, *_) = plan(found(live, ready=50), inventory, asked).quotas
+            return one.used_units, one.limit_units
+
+        assert [used(rate) for rate in ("120/20s", "2/20s", "100/10s")] == [(100, 120), (100, 2), (0, 100)]
+
+    def test_of_two_options_for_a_quota_the_last_holds(self, inventory: Inventory) -> None:
+        asked = question(inventory, sets=("*/twitter=1/s", "web-1/twitter=2/s"))
+
+        assert {host: str(rates[0]) for (host, _), rates in asked.limits.items()} == {"web-1": "2/s", "web-2": "1/s"}
+
     def test_one_more_host_runs_what_the_others_run(self, inventory: Inventory) -> None:
         asked = question(inventory, added=("web-3/twitter=1000/20s",))
         planned = plan(found(), inventory, asked)
@@ -255,12 +271,15 @@ class TestWhatIf:
             ({"sets": ("web-1/twiter=5/h",)}, "has no quota 'twiter'", "Did you mean twitter?"),
             ({"sets": ("wbe-1/twitter=5/h",)}, "has no host 'wbe-1'", "Did you mean web-1?"),
             ({"sets": ("web-1/twitter",)}, "--set takes HOST/QUOTA=RATE, found 'web-1/twitter'", "For example"),
-            ({"sets": ("web-1/twitter=5",)}, "expected a rate N/PERIOD", ""),
+            ({"sets": ("web-1/twitter=5",)}, "--set web-1/twitter=5: expected a rate N/PERIOD", ""),
+            ({"sets": ("web-1/twitter=",)}, "--set web-1/twitter=: expected a rate N/PERIOD", ""),
+            ({"added": ("web-3/twitter=x",)}, "--add-host web-3/twitter=x: expected a rate N/PERIOD", ""),
             ({"added": ("web-1/twitter=5/h",)}, "has a host 'web-1' already", "--set web-1/twitter=RATE"),
             ({"added": ("web-3/twiter=5/h",)}, "has no quota 'twiter'", "Did you mean twitter?"),
             ({"added": ("web-3=5/h",)}, "--add-host takes NAME/QUOTA=RATE, found 'web-3=5/h'", ""),
             ({"added": ("web 3/twitter=5/h",)}, "--add-host web 3/twitter=5/h: ", ""),
             ({"paused": ("web-3",)}, "has no host 'web-3'", "Did you mean web-"),
+            ({"paused": ("web-1,web-2",)}, "--pause web-1,web-2: ", "--pause web-1 --pause web-2"),
         ],
     )
     def test_what_cannot_be_is_refused_with_the_nearest_name(
@@ -273,16 +292,76 @@ class TestWhatIf:
         assert hint in refused.value.hint
 
 
+class TestCosts:
+    """What a task costs is what tasks were seen to use, if enough were seen; else what is declared."""
+
+    def planned(self, inventory: Inventory, *costs: CostReading, ready: int = 50) -> Plan:
+        """By web-1 alone, with 100 units in 20 seconds."""
+        live = heard("web-1", quota=twitter(100))
+        told = replace(live, reading=replace(live.reading, costs=costs))
+        return plan(found(told, ready=ready), inventory, Question())
+
+    def cost(self, tasks: int, mean: float | None, *, gave_up: int = 0, kind: str = "") -> CostReading:
+        return CostReading("timeline", kind, "twitter", 1, tasks, p50=1, p95=12, mean=mean, gave_up=gave_up)
+
+    def test_of_enough_tasks_the_mean_is_taken_and_that_is_said(self, inventory: Inventory) -> None:
+        # given 50 tasks, of which one uses 6.5 units where 1 is declared
+        planned = self.planned(inventory, self.cost(20, 6.0), self.cost(20, 7.0, gave_up=3, kind="other"))
+
+        # then they need 325 units: four windows of 100
+        assert 60 < in_s(planned) < 63
+        assert planned.quotas[0].units == pytest.approx(325, abs=1)
+        assert (
+            "a task of timeline costs 6.5 of twitter at least, the mean of 40 seen, 3 of which gave up half-way; "
+            "1 is declared" in planned.assumed
+        )
+
+    def test_what_was_declared_too_high_is_settled_at_what_was_used(self, inventory: Inventory) -> None:
+        planned = self.planned(inventory, self.cost(40, 0.25), ready=350)
+
+        assert in_s(planned) < 5
+        assert planned.quotas[0].units == pytest.approx(87, abs=2)
+
+    @pytest.mark.parametrize(
+        ("tasks", "few"), [(None, ""), (19, "; only 19 were seen")], ids=["none were seen", "too few were seen"]
+    )
+    def test_of_too_few_the_declaration_is_taken_and_that_is_said(
+        self, inventory: Inventory, tasks: int | None, few: str
+    ) -> None:
+        planned = self.planned(inventory, *([self.cost(tasks, 9.0)] if tasks else []))
+
+        assert in_s(planned) < 2
+        assert f"a task of timeline costs 1 of twitter as declared{few}" in planned.assumed
+
+    def test_nothing_is_said_of_a_cost_that_was_seen_to_be_right(self, inventory: Inventory) -> None:
+        planned = self.planned(inventory, self.cost(40, 1.0))
+
+        assert not any("costs" in one for one in planned.assumed)
+
+
 class TestAssumptions:
     def test_with_nobody_at_work_the_inventory_is_planned_and_that_is_said(self, inventory: Inventory) -> None:
         silent = Found(NOW_S, depths={"timeline": Depth(700)}, desired=Desired())
         planned = plan(silent, inventory, Question())
 
         assert 20 < in_s(planned) < 23
+        assert planned.unheard
         assert planned.assumed[:2] == (
-            "no worker is heard: every host of the inventory is assumed to run, one process each",
+            "no worker is heard: every host of the inventory is assumed to run, one process each, with nothing spent",
             f"nobody has told how long a task of timeline takes: {ASSUMED_RUN_S:g} s is assumed",
         )
+
+    def test_what_silent_hosts_had_spent_still_counts(self, inventory: Inventory) -> None:
+        # given that web-1 said, five seconds ago and before it went, that its 100 units return ten seconds later
+        told = heard("web-1", quota=twitter(100, used=100), at_s=NOW_S - 5).reading
+        gone = HostReading(NOW_S - 5, "web-1", "m", 1, (told,))
+        silent = Found(NOW_S, depths={"timeline": Depth(330)}, desired=Desired(), before={"web-1": gone})
+
+        planned = plan(silent, inventory, Question())
+
+        assert 5 < in_s(planned) < 7
+        assert "a task of timeline takes 0.05 s, as was told before" in planned.assumed
+        assert planned.assumed[0].endswith("with nothing spent but what was told before")
 
     def test_how_long_tasks_take_is_known_from_other_hosts(self, inventory: Inventory) -> None:
         new = heard("web-2", consumer("web-2", run_s=None), quota=twitter(300))

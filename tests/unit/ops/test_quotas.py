@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from qctl.control.host_answer import ProcessLook, ProcessState
 from qctl.control.verdict import Heard, HostEvidence, Standing, Supervisor
 from qctl.errors import Exit, UnknownName, UsageError
 from qctl.inventory.load import load
-from qctl.inventory.model import Inventory
-from qctl.ops.quotas import Report, Verdict, command, judge, rates_of, select, too_dear
+from qctl.inventory.model import Inventory, Window
+from qctl.ops.quotas import Report, Verdict, command, cut_bursts, judge, rates_of, select, too_dear
 
 PAIR = (("web-1", "twitter"),)
 
@@ -93,6 +94,18 @@ def test_consumers_whose_tasks_cost_more_than_the_new_limit_are_named(inventory:
     assert warning == "web-1/big: a task is expected to need 10 units of twitter, more than 5"
     assert too_dear(inventory, select(inventory, "*/twitter"), ("10/m",)) == ()
     assert too_dear(inventory, select(inventory, "*/twitter"), ()) == ()
+
+
+def test_bursts_that_the_new_limit_cuts_are_named(inventory: Inventory) -> None:
+    # given a quota that is paced on one host, with a burst of 5
+    host = inventory.hosts["web-1"]
+    paced = replace(host.quotas["twitter"], window=Window.PACED, burst=5)
+    fleet = replace(inventory, hosts={**inventory.hosts, "web-1": replace(host, quotas={"twitter": paced})})
+    both = select(inventory, "web-*/twitter")
+
+    [warning] = cut_bursts(fleet, both, ("100/h", "3/m"))
+    assert warning == "web-1/twitter: its burst of 5 units is more than the limit: 3 hold"
+    assert cut_bursts(fleet, both, ("5/m",)) == ()
 
 
 def test_the_command_says_on_the_wire_what_was_meant(inventory: Inventory) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qctl.control.quota_reading import ForeignReading
-from qctl.ops.spending import by_somebody_else, in_short, pace_per_s, shown, window_words
+from qctl.ops.spending import burst_units, by_somebody_else, in_short, pace_per_s, shown, window_words
 from qctl.ops.status import QuotaRow
 
 FOREIGN = ForeignReading(212, 212, 600, 3600.0, 1_000, 188, since_s=50_520.0)
@@ -70,6 +70,13 @@ def test_a_window_says_how_it_moves() -> None:
         "paced, 5.56/s, burst 4",
     ]
     assert [pace_per_s(row) for row in (sliding, fixed)] == [None, None]
+
+
+def test_no_burst_is_larger_than_the_limit_that_holds() -> None:
+    paced = QuotaRow("web-1", "mail", ("3/10s", "20000/h"), window="paced", burst_units=5)
+
+    assert (burst_units(paced), window_words(paced, clock)) == (3, "paced, 0.3/s, burst 3")
+    assert burst_units(QuotaRow("web-1", "mail", ("3/10s",), burst_units=5)) is None
 
 
 def test_a_window_that_is_not_known_here_is_shown_as_it_is_called() -> None:

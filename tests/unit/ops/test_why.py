@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qctl.control.quota_reading import ForeignReading
+from qctl.control.quota_reading import CostReading, ForeignReading
 from qctl.ops import why
 from qctl.ops.status import (
     ConsumerRow,
@@ -270,7 +270,21 @@ def test_nothing_is_queued() -> None:
     ],
 )
 def test_what_becomes_of_the_queue(queue: QueueRow, sentence: str) -> None:
-    assert sentence in told(HELD, queues=(queue,))
+    assert sentence in told(HELD, other("web-2", State.CONSUMING), queues=(queue,))
+
+
+def test_while_all_who_take_are_kept_from_it_no_end_of_the_queue_is_named() -> None:
+    # given one that is held until 14:00:07, one that is held by something that does not say, and one that is down
+    queue = replace(QUEUE, empty_at_s=None)
+    endless = other("web-2", State.HELD)
+    endless = replace(endless, holds=(HeldBy("upstream down", "api.example.org", None),))
+
+    # then
+    assert "8520 tasks are ready in queue timeline; nobody takes them before about 14:00:07 UTC" in told(
+        HELD, endless, other("web-3", State.DOWN), queues=(queue,)
+    )
+    words = "8520 tasks are ready in queue timeline; nobody takes them at present"
+    assert words in told(other("web-3", State.DOWN), endless, queues=(queue,))
 
 
 def test_what_was_deferred_and_what_is_dead() -> None:
@@ -332,6 +346,18 @@ def test_a_queue_that_nobody_takes_from() -> None:
 
     assert why.queue(nobody, QUEUE, zone=UTC)[0].sentence == "no host is known to consume timeline"
     assert why.queue(all_held, QUEUE, zone=UTC)[0].sentence == "nobody is consuming it at present"
+
+
+def test_tasks_that_gave_up_half_way_are_counted_and_what_is_declared_is_named() -> None:
+    # given a consumer of which 17 of 82 tasks were not paid to their end, and another one with as many
+    cost = CostReading("timeline", "", "twitter", 1, 82, 1, 5, gave_up=17)
+    costs = (cost, replace(cost, consumer="mails", gave_up=80))
+    status = Status(at_s=NOW_S, blocked=False, consumers=(HELD,), quotas=(replace(SPENT, costs=costs),))
+
+    (fact,) = [fact for fact in why.consumer(status, HELD, zone=UTC) if fact.kind is why.Kind.COST]
+
+    assert fact.sentence.startswith("17 of 82 tasks of timeline gave up half-way, since twitter could not pay for more")
+    assert [item["consumer"] for item in fact.item()["costs"]] == ["timeline"]
 
 
 def test_the_facts_are_values_too() -> None:
@@ -396,3 +422,43 @@ def test_a_queue_says_that_somebody_else_spends_what_its_taker_waits_for(cause: 
     sentences = [fact.sentence for fact in why.queue(status, QUEUE, zone=UTC)]
 
     assert f"web-1/timeline is held since 13:12:04 UTC: {said}" in sentences
+
+
+# What is left and does not pay for a task, and what limits
+
+
+def test_too_little_for_the_next_task_says_when_there_is_enough_and_no_end() -> None:
+    # given 57 of 60 spent, and a task that costs 4
+    short = replace(
+        SPENT, used_units=57, limit_units=60, held=True, held_until_s=at(13, 31), returns_at_s=at(13, 30, 5)
+    )
+
+    assert "quota twitter: 57/60 used, too little for the next task until about 13:31:00 UTC" in told(
+        HELD, quotas=(short,)
+    )
+    gone = replace(short, used_units=60)
+    words = "quota twitter: 60/60 used, first units return at 13:30:05 UTC"
+    assert f"{words}, enough for the next task at about 13:31:00 UTC" in told(HELD, quotas=(gone,))
+    assert words in told(HELD, quotas=(replace(gone, held_until_s=at(13, 30, 6)),))
+
+
+def test_of_several_limits_it_says_which_is_used_up() -> None:
+    row = replace(
+        SPENT,
+        rates=("20/s", "5000/h"),
+        used_units=0,
+        limit_units=20,
+        exhausted_at_s=at(14, 16),
+        exhausted_rate="5000/h",
+    )
+
+    assert "quota twitter: 0/20 used, 5000/h is used up at about 14:16:00 UTC at this rate" in told(HELD, quotas=(row,))
+
+
+def test_a_pace_that_is_reached_is_what_limits_it() -> None:
+    row = replace(
+        SPENT, rates=("100/10s",), used_units=54, limit_units=100, window="paced", burst_units=5, spend_per_s=9.6
+    )
+
+    assert "quota twitter: 10/s paced, 54/100 used, and that pace is what limits it" in told(HELD, quotas=(row,))
+    assert "quota twitter: 10/s paced, 54/100 used" in told(HELD, quotas=(replace(row, spend_per_s=2.0),))

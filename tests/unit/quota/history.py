@@ -45,11 +45,15 @@ from tests.unit.quota.model import FakeClock, S, Unit, Upstream
 PERIODS_NS = (2 * S, 10 * S, 25 * S)
 #: Small ones are gone at once; of a large one more than a single unit is leased ahead.
 UNITS = (4, 9, 30, 150)
+#: A bucket of 4 out of 20 in 10 s has the period of another limit.
+COLLIDING = ((Limit(20, 10 * S), Limit(9, 2 * S)), (Limit(20, 10 * S),), (Limit(30, 10 * S), Limit(9, 2 * S)))
 LONGEST_NS = max(PERIODS_NS)
 STEPS = 24
 MOST_PROCESSES = 4
 MOST_TASKS = 12
 MOST_WAITING = 3
+#: A quota that nobody configures any more.
+FORMER = Policy("former", (Limit(5, 10 * S),))
 #: Files that live as short as these belong in memory.
 _MEMORY = Path("/dev/shm")
 _real_connect = sqlite3.connect
@@ -271,6 +275,7 @@ class World:
         self.policy = self.a_policy()
         Disk.full, Disk.fails, Disk.stops, Disk.kill = False, 0, None, False
         Disk.committed = self._committed
+        Leases.open(self.directory, [FORMER], clock=self.clock.clock()).close()
         self.start()
 
     # -- what can happen
@@ -372,9 +377,9 @@ class World:
         self.limits_of_ns = self.clock.true_ns
         self._pour(before, policy)
         self.policy = policy
-        known = {limit.period_ns for limit in enforced(before)}
+        known = {limit.period_ns for limit in enforced(before) if limit.window is not Window.PACED}
         for limit in enforced(self.policy):
-            if limit.period_ns not in known:
+            if limit.window is not Window.PACED and limit.period_ns not in known:
                 self._make_vague(limit.period_ns)
             for charge in self.charges:
                 if charge.whole and charge.period_ns in (None, limit.period_ns):
@@ -558,9 +563,13 @@ class World:
         # Who holds a lock is of this process, so there is nothing to wait for.
         observer = _real_connect(f"file:{self.directory / schema.FILE}?mode=ro", uri=True, timeout=0)
         try:
-            counting = "SELECT period_ns, sum(units) FROM spent WHERE expires_ns > ? GROUP BY period_ns"
+            counting = (
+                "SELECT s.period_ns, sum(s.units) FROM spent s JOIN quotas q ON q.id = s.quota"
+                " WHERE q.name = 'api' AND s.expires_ns > ? GROUP BY s.period_ns"
+            )
+            leased = "SELECT l.process, l.units FROM leases l JOIN quotas q ON q.id = l.quota WHERE q.name = 'api'"
             return (
-                dict(observer.execute("SELECT process, units FROM leases")),
+                dict(observer.execute(leased)),
                 dict(observer.execute("SELECT id, stated FROM processes")),
                 dict(observer.execute(counting, (self.clock.clock().now_ns(),))),
             )
@@ -572,13 +581,12 @@ class World:
         now_ns = self.clock.clock().now_ns()
         observer = _real_connect(f"file:{self.directory / schema.FILE}?mode=ro", uri=True, timeout=0)
         try:
-            parts = [
-                part
-                for found in books.readings(observer, books.accounts(observer), now_ns).values()
-                for part in found.limits
-            ]
+            found = books.readings(observer, books.accounts(observer), now_ns).get("api")
+            parts = found.limits if found else ()
         finally:
             observer.close()
+        if not any(it.unsure for it in self.processes) and not self.unsure_of_limits:
+            assert {part.limit for part in parts} == set(enforced(self.policy)), "not the limits that were set"
         for part in parts:
             if part.foreign and part.foreign.sent_ns + self.clock.booted_ns > self.limits_of_ns:
                 assert part.foreign.lo_units == 0, f"{part.foreign} with nobody else there"
@@ -634,6 +642,8 @@ class World:
             Limit(self.chance.choice(UNITS), self.chance.choice(PERIODS_NS)) for _ in range(self.chance.randint(1, 2))
         ]
         window = self.chance.choice([Window.SLIDING, Window.SLIDING, Window.FIXED, Window.PACED])
+        if self.chance.random() < 0.25:
+            return Policy("api", self.chance.choice(COLLIDING), self.chance.choice([Window.PACED, window]), 4)
         # A costly task must be payable.
         burst_units = self.chance.choice([4, 7]) if window is Window.PACED else 1
         return Policy("api", tuple(limits), window, burst_units)

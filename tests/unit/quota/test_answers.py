@@ -47,8 +47,10 @@ def lease(ledger: Ledger, units: int, *, held: int = 0) -> bool:
     return ledger.exchange(Exchange(held={"api": held}, wants=(want,))).granted == (True,)
 
 
-def settle(ledger: Ledger, units: int, *, held: int = 0) -> None:
-    ledger.exchange(Exchange(held={"api": held}, settled={"api": {ledger.clock.now_ns(): units}}))
+def settle(ledger: Ledger, units: int, *, held: int = 0, sent_ns: int | None = None) -> None:
+    """sent_ns: of a call that was answered and not refused."""
+    served = {} if sent_ns is None else {"api": sent_ns}
+    ledger.exchange(Exchange(held={"api": held}, settled={"api": {ledger.clock.now_ns(): units}}, served=served))
 
 
 def told(
@@ -235,6 +237,20 @@ def test_a_limit_that_is_paced_from_now_on_begins_with_a_full_bucket(join: Open,
     assert free(ledger) == 90
 
 
+def test_a_new_bucket_holds_what_may_be_counted_later(join: Open, clock: FakeClock) -> None:
+    # Given a call that was not answered, when the limit becomes paced
+    ledger = join(SLIDING)
+    ledger.exchange(Exchange(doubtful={"api": {ledger.clock.now_ns(): 1}}))
+    clock.pass_ns(S)
+    ledger.configure([PACED])
+
+    # Then when what was in the bucket has run out of it, that one may still have come last
+    clock.pass_ns(9 * S + S // 2)
+    assert free(ledger) == 0
+    clock.pass_ns(11 * S)
+    assert free(ledger) == 10
+
+
 def test_a_reboot_begins_the_bucket_anew_as_full_as_it_was(join: Open, clock: FakeClock) -> None:
     ledger = join(PACED)
     assert lease(ledger, 6)
@@ -383,6 +399,82 @@ def test_when_our_own_limit_changes_others_have_spent_what_leaves_as_much(join: 
     assert free(ledger) == 39
 
 
+@pytest.mark.parametrize("in_flight", [False, True])
+def test_after_a_limit_was_raised_the_next_answer_decides_and_none_of_before(
+    join: Open, clock: FakeClock, in_flight: bool
+) -> None:
+    # Given a plan that was used up, was upgraded, and an answer of before that comes late
+    ledger = join(FIXED)
+    assert lease(ledger, 100)
+    old = told(ledger, 0, ends_s=(50, 50))
+    hear(ledger, old, held=1, running=1)
+    settle(ledger, 100)
+    clock.pass_ns(S)
+    assert not lease(ledger, 1)
+    ledger.configure([Policy("api", (Limit(200, 100 * S),), Window.FIXED)])
+    if in_flight:
+        hear(ledger, old)
+
+    # Then one task goes alone, and nobody is accused
+    found = part(ledger).foreign
+    assert found is not None
+    assert found.lo_units == 0
+    assert lease(ledger, 1)
+    assert not lease(ledger, 1, held=1)
+    # And by what it is told all the rest is ours
+    clock.pass_ns(S)
+    answer = Told(99, 200, None, told(ledger, ends_s=(48, 48)).reset, ledger.clock.now_ns() - 1, ledger.clock.now_ns())
+    hear(ledger, answer, held=1, running=1)
+    settle(ledger, 1)
+    assert free(ledger) == 99
+
+
+def test_one_low_answer_is_not_believed_any_more_when_the_next_call_says_otherwise(
+    join: Open, clock: FakeClock
+) -> None:
+    # Given an hour's limit, and one answer of a server that knows better than all others
+    ledger = join(FIXED)
+    for remaining in (99, 98, 3, 96):
+        assert lease(ledger, 1)
+        clock.pass_ns(S)
+        hear(ledger, told(ledger, remaining, ends_s=(50, 60), took_s=0.5), held=1, running=1)
+        settle(ledger, 1)
+        clock.pass_ns(S)
+
+    found = part(ledger).foreign
+    assert found is not None
+    assert (found.lo_units, found.hi_units) == (0, 0)
+    assert free(ledger) == 96
+
+
+@pytest.mark.parametrize("policy", [FIXED, SLIDING, PACED], ids=["fixed", "sliding", "paced"])
+def test_what_others_have_in_memory_is_void_when_one_is_told_that_less_is_left(
+    join: Open, clock: FakeClock, policy: Policy
+) -> None:
+    ledger, other = join(policy), join(policy)
+    assert lease(other, 5)
+    assert lease(ledger, 1)
+    slot, before = ledger.slots()["api"], ledger.words.view[ledger.slots()["api"]]
+    clock.pass_ns(S)
+    ends_s = None if policy is PACED else (50, 50)
+
+    # When more is left than is out, then nothing is void
+    hear(ledger, told(ledger, 8 if policy is PACED else 50, ends_s=ends_s, took_s=0.5), held=1, running=1)
+    assert other.words.view[slot] == before
+
+    # When less is, then all that is leased and with no call, once
+    clock.pass_ns(S // 10)
+    now_ns = ledger.clock.now_ns()
+    limits = [it.limit.units for it in ledger.readings()["api"].limits if policy is PACED]
+    nothing = Told(
+        0, min(limits, default=100), None, told(ledger, ends_s=ends_s).reset if ends_s else None, now_ns, now_ns
+    )
+    response = ledger.exchange(Exchange(held={"api": 1}, running={"api": 1}, told={"api": [nothing]}))
+    assert other.words.view[slot] == response.epochs["api"] == before + 1
+    hear(ledger, nothing, held=1, running=1)
+    assert other.words.view[slot] == before + 1
+
+
 # -- refusals
 
 
@@ -399,8 +491,9 @@ def test_after_a_refusal_one_task_goes_at_a_time_until_one_is_served(join: Open,
     ledger.exchange(Exchange(unclaim=("a",)))
     assert lease(other, 1)
     # And when it is served, as many as are wanted
+    sent_ns = other.clock.now_ns()
     clock.pass_ns(S)
-    settle(other, 1)
+    settle(other, 1, sent_ns=sent_ns)
     assert lease(ledger, 40)
     assert lease(other, 40)
 
@@ -433,10 +526,84 @@ def test_a_refusal_that_says_nothing_lasts_twice_as_long_each_time(join: Open, c
         assert said_s <= pause_s <= said_s + 0.5
 
     # And when one was served it begins anew
+    clock.pass_ns(SLIDING.limits[0].bucket_ns)
     assert lease(ledger, 1)
-    settle(ledger, 1)
+    settle(ledger, 1, sent_ns=ledger.clock.now_ns())
     ledger.block("api", None)
     assert ledger.readings()["api"].blocked_until_ns - ledger.clock.now_ns() < 6 * S
+
+
+@pytest.mark.parametrize("said_s", [1, None])
+def test_a_refusal_goes_on_until_a_call_was_served_and_the_refused_one_is_none(
+    join: Open, clock: FakeClock, said_s: int | None
+) -> None:
+    # Given a limit whose history has so coarse a grain that the refused call counts to later than its refusal lasts
+    limit = Limit(100, 86_400 * S)
+    ledger = join(Policy("api", (limit,)))
+    pauses = []
+    for _ in range(4):
+        now_ns = ledger.clock.now_ns()
+        assert lease(ledger, 1)
+        # When two are refused that were out together, one of which says a little more
+        ledger.block("api", said_s and now_ns + said_s * S)
+        ledger.block("api", said_s and now_ns + said_s * S + 2 * S)
+        pauses.append((ledger.readings()["api"].blocked_until_ns - now_ns) / S)
+        ledger.exchange(Exchange(settled={"api": {-(-now_ns // limit.bucket_ns) * limit.bucket_ns: 1}}))
+        clock.pass_ns(int(pauses[-1] * S) + 1)
+
+    # Then each pause is longer than the one before, though it says the same
+    for pause_s, least_s in zip(pauses, [5, 10, 20, 40] if said_s is None else [3, 5, 10, 20], strict=True):
+        assert least_s <= pause_s <= least_s + 1.1
+
+    # And when a call was served for certain, it begins anew
+    assert lease(ledger, 1)
+    settle(ledger, 1, sent_ns=ledger.clock.now_ns())
+    ledger.block("api", said_s and ledger.clock.now_ns() + said_s * S)
+    assert ledger.readings()["api"].blocked_until_ns - ledger.clock.now_ns() <= 6.1 * S
+
+
+def test_a_word_that_was_over_when_it_came_is_a_refusal_and_no_pause(join: Open, clock: FakeClock) -> None:
+    ledger = join(SLIDING)
+    for pause_s in (0, 5):
+        ledger.block("api", ledger.clock.now_ns() - 2 * S)
+        assert pause_s - 1 <= (ledger.readings()["api"].blocked_until_ns - ledger.clock.now_ns()) / S <= pause_s + 1
+        clock.pass_ns(S)
+
+
+@pytest.mark.parametrize("period_s", [3600, 86_400], ids=["hour", "day"])
+def test_a_task_that_settles_after_a_refusal_shows_nothing_unless_its_call_was_sent_after_it(
+    join: Open, clock: FakeClock, period_s: int
+) -> None:
+    # Given a limit whose history is kept in grains that are longer than the block
+    ledger = join(Policy("api", (Limit(1000, period_s * S),)))
+    grain_ns = Limit(1000, period_s * S).bucket_ns
+    sent_ns = ledger.clock.now_ns()
+    ledger.block("api", sent_ns + S)
+    until_ns = ledger.readings()["api"].blocked_until_ns
+
+    # When units are settled in a grain that ends after it, of calls of before and of none
+    ledger.exchange(Exchange(settled={"api": {sent_ns + grain_ns: 1}}, served={"api": sent_ns}))
+    clock.pass_ns(3 * S)
+    settle(ledger, 1)
+    assert ledger.readings()["api"].probing(ledger.clock.now_ns())
+
+    # Then only one that was sent since ends the probing
+    settle(ledger, 1, sent_ns=until_ns - 1)
+    assert ledger.readings()["api"].probing(ledger.clock.now_ns())
+    settle(ledger, 1, sent_ns=until_ns)
+    assert not ledger.readings()["api"].probing(ledger.clock.now_ns())
+
+
+def test_another_limit_lets_one_task_find_out_whether_a_block_still_stands(join: Open, clock: FakeClock) -> None:
+    ledger = join(SLIDING)
+    ledger.block("api", ledger.clock.now_ns() + 3600 * S)
+    assert not lease(ledger, 1)
+
+    ledger.configure([Policy("api", (Limit(90, 100 * S),))])
+
+    assert not lease(ledger, 1, held=1)
+    assert lease(ledger, 1)
+    assert not lease(ledger, 1, held=1)
 
 
 # -- many calls, others, and an upstream that refuses

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qctl.quota import Limit, Window
-from qctl.quota.foreign import SPREAD_NS, UNSAID_NS, Foreign, blocked_until, heard, report, spread_ns
+from qctl.quota.foreign import SPREAD_NS, UNSAID_MAX_NS, UNSAID_NS, Foreign, blocked_until, heard, report, spread_ns
 from tests.unit.quota.model import S
 
 LIMIT = Limit(1000, 20 * S)
@@ -151,15 +151,25 @@ def test_what_is_seen_for_the_first_time_is_no_growth_and_others_never_have_more
 # -- within a window, and beyond
 
 
-def test_within_a_fixed_window_others_give_nothing_back() -> None:
+def test_of_calls_that_were_under_way_together_the_one_that_proves_most_counts() -> None:
     fixed = {"window": Window.FIXED, "reset_ns": T0 + 10 * S}
     first = answer(remaining=500, ours=(200, 200), **fixed)
 
-    # A later answer that counts more of ours as possible proves less
-    second = answer(first, remaining=490, ours=(200, 260), sent_ns=T0 + S, **fixed)
+    # The second was sent before the first was answered, and may have been counted before it
+    second = answer(first, remaining=510, ours=(200, 260), sent_ns=T0 + ROUND_TRIP_NS - 1, **fixed)
 
     assert first.lo_units == second.lo_units == 300
-    assert second.hi_units == 310
+
+
+def test_however_many_calls_overlap_what_one_answer_says_is_gone_with_a_call_that_was_sent_after_it() -> None:
+    # Given a steady flow, each call sent before the last was answered, and one answer out of a mind of its own
+    fixed = {"window": Window.FIXED, "reset_ns": T0 + 10 * S}
+    found = None
+    for call in range(10):
+        remaining = 20 if call == 3 else 1000 - call
+        found = answer(found, remaining=remaining, ours=(call, call), sent_ns=T0 + call * ROUND_TRIP_NS // 2, **fixed)
+        # Then it is believed by those alone that may have been counted before it
+        assert (found.lo_units > 900) == (call in (3, 4))
 
 
 def test_an_overtaken_answer_of_a_fixed_window_may_prove_that_more_was_spent_and_nothing_else() -> None:
@@ -262,6 +272,25 @@ def test_a_refusal_without_a_word_is_waited_for_longer_each_time_up_to_a_period(
 
     assert until_ns - T0 == pause_s * S
     assert UNSAID_NS == 5 * S
+
+
+@pytest.mark.parametrize(("refusals", "pause_s"), [(0, 1), (1, 5), (2, 10), (3, 20), (60, 20)])
+def test_who_refuses_again_after_what_was_said_is_waited_for_longer_each_time(refusals: int, pause_s: int) -> None:
+    until_ns = blocked_until(T0, said_ns=T0 + S, refusals=refusals, period_ns=20 * S, chance=0.0)
+
+    assert until_ns - T0 == pause_s * S
+    # but never shorter than it says, and a word that came late shortens nothing
+    assert blocked_until(T0, said_ns=T0 + 90 * S, refusals=refusals, period_ns=20 * S, chance=0.0) == T0 + 90 * S
+    assert blocked_until(T0, said_ns=T0 - S, refusals=refusals, period_ns=20 * S, chance=0.0) >= T0
+
+
+def test_an_outage_does_not_cost_a_day_although_the_window_does() -> None:
+    day_ns = 86_400 * S
+    for said_ns in (None, T0):
+        until_ns = blocked_until(T0, said_ns=said_ns, refusals=12, period_ns=day_ns, chance=0.0)
+        assert until_ns == T0 + UNSAID_MAX_NS
+    # What the API says itself holds
+    assert blocked_until(T0, said_ns=T0 + day_ns, refusals=12, period_ns=day_ns, chance=0.0) == T0 + day_ns
 
 
 def test_many_hosts_that_wait_for_one_instant_come_back_one_after_the_other() -> None:

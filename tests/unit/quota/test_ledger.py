@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sqlite3
 import stat
@@ -14,9 +15,12 @@ from pathlib import Path
 import pytest
 
 from qctl.errors import LedgerError, StateError, UnknownName
-from qctl.quota import Ledger, Limit, Policy
+from qctl.quota import Ledger, Limit, Policy, Window
 from qctl.quota.books import kept_back_ns
+from qctl.quota.desk import claim_life_ns
 from qctl.quota.exchange import Exchange, Want
+from qctl.quota.policy import enforced
+from qctl.quota.upstream import Told
 from tests.unit.quota.model import FakeClock, S, no_writes
 
 API = Policy("api", (Limit(100, 10 * S),))
@@ -249,6 +253,25 @@ def test_no_lease_ahead_of_need_out_of_what_is_claimed(join: Open) -> None:
     assert other.exchange(Exchange(held={"api": 90}, top_up={"api": 0})).leased == {"api": 0}
 
 
+def test_who_is_stopped_in_line_holds_nobody_up_and_finds_its_place_again(join: Open, clock: FakeClock) -> None:
+    # Given a limit of a day, of which a half is free, and one that waits for more and is stopped
+    day = Policy("api", (Limit(100, 86_400 * S),))
+    stopped, other, later = join(day), join(day), join(day)
+    assert lease(other, 50)
+    assert not lease(stopped, 60)
+    assert not lease(other, 1, held=50)
+
+    # When it has not asked for some seconds, the others have what there is
+    clock.pass_ns(10 * S)
+    assert lease(other, 1, held=50)
+    assert not lease(later, 60)
+    # And when it asks again, it stands where it stood
+    assert not lease(stopped, 60)
+    other.exchange(Exchange(held={"api": 30}))
+    assert not lease(later, 60)
+    assert lease(stopped, 60)
+
+
 def test_a_claim_ends_after_a_window_with_its_process_and_when_it_is_withdrawn(join: Open, clock: FakeClock) -> None:
     waiting, dying, withdrawing, other = join(), join(), join(), join()
     assert lease(other, 99)
@@ -268,7 +291,7 @@ def test_a_claim_ends_after_a_window_with_its_process_and_when_it_is_withdrawn(j
 
 def test_who_asks_again_in_the_second_half_of_its_claim_keeps_its_place(join: Open, clock: FakeClock) -> None:
     holder, first, second = join(), join(), join()
-    life_ns = API.limits[0].claim_ns
+    life_ns = claim_life_ns(API.limits)
     assert lease(holder, 100)
     assert not lease(first, 3)
     clock.pass_ns(life_ns // 2 + 10**6)
@@ -300,6 +323,36 @@ def test_only_what_is_short_is_claimed(join: Open) -> None:
 
 
 # -- limits
+
+
+def test_after_any_change_the_file_has_the_limits_that_are_enforced_and_no_other(join: Open, clock: FakeClock) -> None:
+    # Given policies of every kind, of which buckets have the periods of limits: 10 of 60 a minute, 20 of 10 in 5 s
+    def policy(window: Window, burst: int, *rates: tuple[int, int]) -> Policy:
+        return Policy("api", tuple(Limit(units, period_s * S) for units, period_s in rates), window, burst)
+
+    policies = [
+        policy(Window.PACED, 10, (60, 60), (20, 10)),
+        policy(Window.PACED, 10, (60, 60)),
+        policy(Window.PACED, 5, (30, 60), (5, 5)),
+        policy(Window.PACED, 5, (60, 60), (20, 5)),
+        policy(Window.SLIDING, 1, (20, 10)),
+        policy(Window.FIXED, 1, (20, 10), (60, 60)),
+    ]
+    chance = random.Random(11)
+    ledger, before = join(policies[0]), policies[0]
+    for _ in range(150):
+        clock.pass_ns(chance.randrange(20 * S))
+        now_ns = ledger.clock.now_ns()
+        ledger.exchange(
+            Exchange(settled={"api": {now_ns: 1}}, told={"api": [Told(3, None, None, None, now_ns - 1, now_ns)]})
+        )
+        after = chance.choice(policies)
+
+        ledger.configure([after])
+
+        reading = ledger.readings()["api"]
+        assert {part.limit for part in reading.limits} == set(enforced(after)), f"{before} to {after}"
+        before = after
 
 
 def test_a_lowered_limit_voids_leases_at_once(join: Open) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+from email.utils import formatdate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qctl.quota.listener import Listener
 from qctl.quota.policy import Limit, Window
 from qctl.quota.reset import NEVER_NS, Reset, learned
-from qctl.quota.upstream import Span, Told
+from qctl.quota.upstream import Answer, Span, Style, Told
 
-S = 10**9
+S, MS = 10**9, 10**6
 HOUR = Limit(100, 3600 * S, Window.FIXED)
 
 
@@ -56,6 +58,26 @@ def test_a_reset_that_is_put_off_again_and_again_forgets_nothing() -> None:
         known = hear(known, told(at_s + 3599, at_s + 3600, at_s))
 
         assert known.start_ns(at_s * S) == NEVER_NS
+
+
+def test_an_upstream_that_slides_and_names_the_next_unit_to_return_makes_nothing_forgotten() -> None:
+    # Given calls every 36 s, of which the oldest is free again an hour later, and is named as the reset
+    known = hear(Reset(), told(4964 + 50, 4964 + 52, 4964))
+    for at_s in range(5000, 15_000, 36):
+        known = hear(known, told(at_s + 50, at_s + 52, at_s))
+        # Then, once it was put off, nothing is forgotten, also in a pause of some minutes
+        assert known.start_ns((at_s + 300) * S) == NEVER_NS
+
+
+def test_a_reset_that_was_put_off_is_trusted_again_a_window_later() -> None:
+    known = hear(Reset(), told(1000, 1000, 500), told(1010, 1010, 501))
+    assert known.opens_ns is None
+    assert known.start_ns(1011 * S) == NEVER_NS
+
+    # Neither is it at the first answer of the next window, and the next reset is
+    known = hear(known, told(4610, 4610, 1020))
+    assert known.start_ns(1020 * S) == NEVER_NS
+    assert known.start_ns(4611 * S) == 4610 * S
 
 
 def test_a_clock_set_back_just_after_a_reset_takes_the_reset_back() -> None:
@@ -104,6 +126,40 @@ def test_hosts_that_wait_for_one_reset_do_not_resume_at_one_instant() -> None:
     opens = [learned(Reset(), told(1000, 1000, 500), HOUR, chance=n / 10).opens_ns for n in range(10)]
 
     assert opens == [1000 * S + n * S // 10 for n in range(10)]
+
+
+def test_a_reset_that_may_as_well_be_the_next_one_is_not_taken_for_the_known_one() -> None:
+    # Given windows of 2 s that end at 4 and at 6, by answers that are as coarse as that
+    limit = Limit(100, 2 * S, Window.FIXED)
+    known = Reset()
+    for lo_s, hi_s, at_s in ((2, 5, 3.9), (4.5, 7.5, 4.1)):
+        known = learned(known, told(lo_s, hi_s, at_s), limit, chance=0.0)
+
+    # Then what came after 4 still counts
+    assert known.start_ns(6 * S - 1) <= 4 * S
+
+
+@pytest.mark.parametrize("phase_ms", [0, 100, 500, 600, 900, 999])
+@pytest.mark.parametrize("every_ms", [1000, 1001, 1090])
+def test_a_date_that_a_server_keeps_for_a_second_makes_nothing_of_the_present_window_forgotten(
+    phase_ms: int, every_ms: int
+) -> None:
+    # Given an API that says nothing but its date, which it makes anew every second, at any moment of the second
+    limit = Limit(100, 20 * S, Window.FIXED)
+    listener = Listener(Style.AUTO, (20 * S,), by_clock=True)
+    epoch_ns = 1_764_000_000 * S  # by its clock, as ours began
+    known = Reset()
+    for step in range(600):
+        at_ns = step * 137 * MS + S
+        dated_ns = epoch_ns + at_ns - (at_ns - phase_ms * MS) % (every_ms * MS)
+        date = {"date": formatdate(dated_ns // S, usegmt=True)}
+        for told in listener.hear(Answer(200, date, at_ns - 20 * MS, at_ns, 0)).told:
+            known = learned(known, told, limit, chance=0.0)
+        # Then what was counted from the beginning of its window on counts, and all but 2 s before that does not
+        begin_ns = at_ns // (20 * S) * 20 * S
+        assert known.start_ns(at_ns) <= begin_ns
+        if begin_ns >= 40 * S and at_ns >= begin_ns + 1100 * MS:
+            assert known.start_ns(at_ns) >= begin_ns - 2 * S
 
 
 @given(st.integers(0, 2**32), st.booleans())

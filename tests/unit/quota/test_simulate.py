@@ -49,6 +49,14 @@ def empty_s(found: Forecast) -> float:
     return at_ns / S
 
 
+class TestUses:
+    def test_parts_of_a_unit_that_tasks_use_add_up(self) -> None:
+        # given a single slot, whose tasks end one by one, and of which each uses a quarter of the unit it must have
+        found = go(crew("one", stock(100, 10), taker(slots=1, run_s=0.1, uses={"api": 0.25})), tasks=42)
+
+        assert found.quotas[0].units == 10
+
+
 class TestHours:
     def test_two_hosts_spend_exactly_what_they_may_in_the_first_hour(self) -> None:
         # given 120,000 tasks, and 20,000 an hour on one host and 100,000 on the other
@@ -103,6 +111,20 @@ class TestWindows:
 
         # then four resets later it is nearly over
         assert empty_s(found) == pytest.approx(7 + 60 + 1.25, rel=0.01)
+
+    def test_windows_that_nobody_saw_are_counted_on(self) -> None:
+        # given a host that is paused over three resets, at 7, 27 and 47
+        paused = taker(queues={"timeline": 60 * S})
+        found = go(crew("web-1", stock(200, 20, Window.FIXED, resets=Span(7 * S, 7 * S)), paused), tasks=400)
+
+        # then half is done at once, and half after the next reset
+        assert empty_s(found) == pytest.approx(67 + 1.25, rel=0.01)
+
+    def test_a_paced_limit_begins_with_a_burst_and_no_more(self) -> None:
+        # given four at once, and then five and a half a second
+        found = go(crew("web-1", stock(20_000, 3_600, Window.PACED, burst=4)), tasks=40)
+
+        assert 36 / 5.56 < empty_s(found) < 36 / 5.56 + 4
 
     def test_a_fixed_limit_of_which_nothing_is_told_slides(self) -> None:
         fixed = go(crew("web-1", stock(200, 20, Window.FIXED)), tasks=1_000)
@@ -194,8 +216,8 @@ class TestTakers:
         assert not found.bounded
 
     def test_a_dear_task_among_a_flood_of_cheap_ones_has_its_turn(self) -> None:
-        # given a task for fifty of a hundred units, among thousands for one
-        dear, flood = taker("dear", cost=50, slots=1), taker()
+        # given a task for fifty of a hundred units, which comes when others have spent them, among thousands for one
+        dear, flood = taker("dear", cost=50, slots=1, queues={"dear": 5 * S}), taker()
         found = simulate(
             [crew("web-1", stock(100, 20), flood, dear)],
             [Waiting("timeline", 1_000), Waiting("dear", 1)],
@@ -206,6 +228,22 @@ class TestTakers:
         ends = {one.queue: one.empty_ns for one in found.queues}
         assert ends["dear"] is not None
         assert ends["dear"] < 41 * S < 150 * S < ends["timeline"]  # type: ignore[operator]
+
+    def test_what_lies_in_a_host_that_cannot_pay_goes_to_one_that_can_within_hold_after(self) -> None:
+        # given a host that can pay for ten tasks, beside one that can pay for all, and thirty tasks
+        found = go(crew("web-1", stock(10, 20)), crew("web-2", stock(100, 20)), tasks=30)
+
+        # then nothing waits for the quota of the first to return
+        assert empty_s(found) < 1.5
+        assert found.takers[0].tasks <= 10
+
+    def test_each_process_of_a_host_has_its_own_slots_and_they_share_the_quota(self) -> None:
+        one, two = taker(run_s=1.0), taker(run_s=1.0, index=1)
+        found = simulate([Crew("web-1", (one, two), (stock(100, 20),))], [Waiting("timeline", 160)], until_ns=LONG)
+
+        assert [each.tasks for each in found.takers] == pytest.approx([80, 80], abs=8)
+        assert found.quotas[0].out_ns is not None
+        assert 20 < empty_s(found) < 27
 
     def test_a_consumer_without_a_quota_never_notices(self) -> None:
         free = taker("free", cost=0)

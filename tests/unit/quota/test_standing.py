@@ -11,12 +11,17 @@ from unittest import mock
 
 import pytest
 
+from qctl.errors import LedgerError
 from qctl.quota import Cause, Grant, Hold, Leases, Limit, Policy, Standing, Window
 from qctl.quota.exchange import Exchange, Response
+from qctl.quota.lease import next_window
+from qctl.quota.line import in_turn
 from qctl.quota.pool import Priced, Waiter
-from qctl.quota.renewal import Renewal, in_turn
-from qctl.quota.standing import LOOK_NS
-from qctl.quota.upstream import Heard, Told
+from qctl.quota.renewal import Renewal
+from qctl.quota.reset import NEVER_NS, Reset
+from qctl.quota.standing import LOOK_NS, RETRY_NS
+from qctl.quota.upstream import Heard, Span, Told
+from qctl.quota.window import LimitReading, Reading, Spent
 from tests.unit.quota.model import FakeClock, S, no_writes
 
 LIMIT = Limit(10, 10 * S)
@@ -564,3 +569,212 @@ def test_what_the_api_said_reaches_the_ledger_when_it_can_be_written_again(opene
     pass_time(clock, leases, 2 * TURN_NS)
 
     assert leases.foreign()["api"].lo_units == 7
+
+
+@pytest.mark.parametrize("kind", ["refused", "nothing remains"])
+def test_an_answer_that_comes_while_the_ledger_is_asked_goes_before_what_it_grants(opened: Open, kind: str) -> None:
+    # Given a pool that is dry, and one who waits
+    leases = opened(policy=Policy("api", (Limit(1000, 60 * S),), Window.FIXED))
+    priced = leases.register("timeline", {"api": 1})
+    now_ns = leases.clock.now_ns()
+    said = {
+        "refused": Heard(refused=True, wait=Span(now_ns + 30 * S, now_ns + 30 * S)),
+        "nothing remains": Heard(told=(Told(0, 1000, None, None, now_ns, now_ns),)),
+    }
+    exchange = leases._ledger.exchange
+
+    def overtaken(request: Exchange, *, patience_s: float) -> Response:
+        response = exchange(request, patience_s=patience_s)
+        leases.tell("api", said[kind])
+        return response
+
+    # When the answer comes between the ledger's commit and its answer
+    with mock.patch.object(leases._ledger, "exchange", overtaken):
+        answers = ask(leases, "timeline", 1)
+
+    # Then nobody is paid by it
+    assert answers == []
+    assert leases.take(priced) is None
+    leases._renewal.turn()
+    leases._renewal.turn()
+    assert not any(isinstance(answer, Grant) for answer in answers)
+    assert leases._ledger.readings()["api"].leased_units == 0
+
+
+def test_a_quota_that_nobody_configures_any_more_survives_the_loss_of_the_file(
+    opened: Open, clock: FakeClock, tmp_path: Path
+) -> None:
+    # Given a quota of an older inventory in the ledger
+    opened(policy=Policy("old", (LIMIT,))).close()
+    leases = opened()
+    leases.register("timeline", {"api": 1})
+    pass_time(clock, leases, 4 * TURN_NS)
+
+    # When the file is lost
+    (tmp_path / "web-1" / "ledger.sqlite").unlink()
+    pass_time(clock, leases, LIMIT.kept_ns + LIMIT.linger_ns + 2 * S)
+
+    # Then the new one has it too, and the host works on
+    assert leases.broken is None
+    assert leases.readings().keys() == {"api", "old"}
+    assert isinstance(ask(leases, "timeline", 1)[0], Grant)
+
+
+def test_a_pool_without_a_quota_in_the_ledger_is_left_alone(opened: Open, clock: FakeClock) -> None:
+    leases = opened()
+    view = leases._ledger.words.view
+    leases._till.bind({"api": 1, "gone": 7}, {"api": S, "gone": S}, view)
+
+    pass_time(clock, leases, 8 * TURN_NS)
+
+    assert leases.broken is None
+
+
+# -- what a refusal without a word means
+
+
+@pytest.mark.parametrize(
+    ("settled", "said", "waits"),
+    [
+        (1, 0, True),  # the API says that the window is used up
+        (1, None, False),  # it says nothing, and nothing is
+        (9, None, True),  # by our own count
+        (9, 3, False),  # its word goes before it
+    ],
+)
+def test_a_refusal_without_a_word_waits_for_the_reset_of_a_window_that_is_used_up(
+    settled: int, said: int | None, waits: bool
+) -> None:
+    day, now_ns = Limit(10, 86_400 * S, Window.FIXED), 100 * S
+    ends_ns = 80_000 * S
+    part = LimitReading(
+        day, spent=Spent.of([(90_000 * S, settled)]), reset=Reset(NEVER_NS, Span(ends_ns, ends_ns), spread_ns=0)
+    )
+    reading = Reading("api", (part,), leased={"me": 1})
+
+    until_ns = next_window(reading, {} if said is None else {day: said}, now_ns)
+
+    assert until_ns == (ends_ns if waits else None)
+
+
+def test_a_probe_that_was_served_ends_the_probing_and_one_that_was_refused_does_not(
+    opened: Open, clock: FakeClock
+) -> None:
+    leases = opened()
+    leases.register("timeline", {"api": 1})
+    now_ns = leases.clock.now_ns()
+    leases.tell("api", Heard(refused=True, wait=Span(now_ns + S, now_ns + S)))
+    pass_time(clock, leases, 3 * S)
+    assert leases.readings()["api"].probing_until_ns
+
+    # When the first task after the pause is refused as well: it has booked its call, and then told of it
+    (probe,) = ask(leases, "timeline", 1)
+    assert isinstance(probe, Grant)
+    clock.pass_ns(TURN_NS)
+    leases.book(probe, "api", 1)
+    now_ns = leases.clock.now_ns()
+    leases.tell("api", Heard(refused=True, wait=Span(now_ns + S, now_ns + S)))
+    leases.settle(probe, {})
+    pass_time(clock, leases, 10 * S)
+    assert leases.readings()["api"].probing_until_ns
+
+    # And when the next one is served
+    (probe,) = ask(leases, "timeline", 1)
+    assert isinstance(probe, Grant)
+    leases.settle(probe)
+    pass_time(clock, leases, TURN_NS)
+    assert not leases.readings()["api"].probing_until_ns
+
+
+# -- places in line
+
+
+@pytest.mark.parametrize("ends", ["paid from memory", "gone"])
+def test_the_place_of_one_who_waits_no_more_is_struck_out(opened: Open, clock: FakeClock, ends: str) -> None:
+    # Given a task that stands in line behind those that run
+    leases = opened()
+    leases.register("timeline", {"api": 4})
+    leases.register("big", {"api": 10})
+    (running,) = ask(leases, "big", LIMIT.units)
+    assert isinstance(running, Grant)
+    answers = ask(leases, "timeline", 4)
+    assert [claim.consumer for claim in leases._ledger.readings()["api"].claims] == ["timeline"]
+
+    # When what the other one has not used pays it, or it goes away
+    if ends == "gone":
+        (waiter,) = leases._till.waiting()
+        assert leases._till.dequeue(waiter)
+    leases.settle(running, {})
+    pass_time(clock, leases, 2 * TURN_NS)
+
+    # Then nothing is kept for it any more
+    assert len(answers) == (ends != "gone")
+    assert leases._ledger.readings()["api"].claims == ()
+    # and that is written once
+    written = leases._ledger.mark
+    pass_time(clock, leases, TURN_NS)
+    assert leases._ledger.mark == written
+
+
+def test_who_comes_back_while_the_ledger_fails_keeps_its_place(opened: Open) -> None:
+    leases = opened()
+    priced = leases.register("timeline", {"api": 1})
+    leases.withdraw("timeline")
+
+    def fails(request: Exchange, *, patience_s: float) -> Response:
+        assert request.unclaim == ("timeline",)
+        leases.enter_again(priced)
+        raise LedgerError("full")
+
+    with mock.patch.object(leases._ledger, "exchange", fails):
+        leases._renewal.turn()
+
+    assert leases._renewal._withdrawn == set()
+
+
+def test_who_is_behind_a_refused_task_of_its_consumer_does_not_keep_the_thread_awake(opened: Open) -> None:
+    # Given a task that was refused just now although it seems payable, and a cheaper one of its consumer behind it
+    leases = opened()
+    leases.register("timeline", {"api": 1})
+    now_ns = leases.clock.now_ns()
+    for units, refused_ns, try_ns in ((5, now_ns, now_ns + TURN_NS), (1, None, now_ns - 1)):
+        priced = leases.price("timeline", {"api": units})
+        leases._till.enqueue(Waiter(priced, lambda _: None, now_ns, try_ns=try_ns, refused_ns=refused_ns))
+
+    # Then it is asked for again in a moment, and for the other one not before
+    assert leases._renewal.standings.judge(now_ns) == now_ns + RETRY_NS
+
+
+def test_who_waits_for_long_asks_for_its_place_in_line_to_count(opened: Open, clock: FakeClock) -> None:
+    # Given a task that may wait for a minute, for what somebody else has
+    busy, leases = (opened(policy=Policy("api", (Limit(10, 100 * S),)), hold_after_s=60.0) for _ in range(2))
+    for one, consumer in ((busy, "busy"), (leases, "timeline")):
+        one.register(consumer, {"api": 1})
+    (running,) = ask(busy, "busy", 10)
+    assert isinstance(running, Grant)
+    assert ask(leases, "timeline", 1) == []
+
+    for _ in range(30):
+        pass_time(clock, leases, S)
+        (claim,) = leases._ledger.readings()["api"].claims
+        assert claim.expires_ns > leases.clock.now_ns()
+
+
+def test_who_waits_for_what_is_spent_by_now_is_held_without_delay(opened: Open, clock: FakeClock) -> None:
+    # Given one that waits, since a running task may give back what it does not use
+    leases = opened()
+    leases.register("timeline", {"api": 1})
+    (running,) = ask(leases, "timeline", LIMIT.units)
+    assert isinstance(running, Grant)
+    answers = ask(leases, "timeline", 1)
+    assert answers == []
+
+    # When that has used all
+    leases.settle(running)
+    since_ns = clock.true_ns
+    while not answers:
+        clock.pass_ns(leases._renewal.turn())
+
+    # Then the ledger hears so in a moment, and others may take its deliveries
+    assert isinstance(answers[0], Hold)
+    assert clock.true_ns - since_ns <= S // 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given
@@ -56,6 +56,7 @@ class Scene:
 
     def exchange(self, *, epoch: int = 1, leased: Mapping[str, int] | None = None) -> Mapping[str, int]:
         """An exchange under this epoch of `api`; what the process said that it holds."""
+        self.till.listen()
         statement = self.till.state({})
         self.till.confirm(leased or {}, {"api": epoch, "mail": 1})
         return statement.held
@@ -244,7 +245,7 @@ def test_what_lies_here_beyond_what_the_api_says_remains_goes_back_with_the_next
     scene = Scene(api=10)
     scene.take(api=2)
 
-    scene.till.bound("api", 5)
+    scene.till.bound("api", 5, lasts=False)
 
     assert scene.left() == 3
     assert scene.woken
@@ -252,7 +253,7 @@ def test_what_lies_here_beyond_what_the_api_says_remains_goes_back_with_the_next
     assert scene.exchange() == {"api": 5}
     # What remains for everybody is no less than what is here: nothing to give back
     woken = scene.woken
-    scene.till.bound("api", 5)
+    scene.till.bound("api", 5, lasts=False)
     assert (scene.left(), scene.woken) == (3, woken)
 
 
@@ -260,7 +261,7 @@ def test_what_was_kept_for_a_consumer_goes_back_too_when_less_than_that_remains(
     scene = Scene()
     scene.till.earmark("costly", {"api": 5})
 
-    scene.till.bound("api", 2)
+    scene.till.bound("api", 2, lasts=False)
 
     assert (scene.left(), scene.till.pools["api"].earmarks, scene.till.pools["api"].set_aside) == (2, {}, 0)
     scene.take("cheap", api=2)
@@ -398,3 +399,97 @@ def test_in_any_order_of_events_what_is_held_and_settled_is_what_was_leased(data
 
 def _ignore(answer: Grant | Hold) -> None:
     del answer
+
+
+# -- what the API says while an exchange is under way
+
+
+def overtaken(scene: Scene, say: Callable[[], None], *, leased: int, granted: int = 0) -> None:
+    """An exchange, while which the API says this."""
+    scene.till.listen()
+    scene.till.state({})
+    say()
+    scene.till.confirm({"api": leased}, {"api": 1, "mail": 1}, {"api": granted})
+
+
+def test_a_refusal_undoes_what_an_exchange_leases_meanwhile() -> None:
+    # Given one who waits, for whom the ledger grants four units, and twenty to have ahead
+    scene = Scene()
+    waiter = scene.wait("timeline", api=4)
+
+    # When the API refuses a call before the answer of the ledger is here
+    overtaken(scene, lambda: scene.till.refuse("api"), leased=20, granted=4)
+    served = scene.till.serve_leased([waiter])
+
+    # Then nothing of it is spent, and the ledger hears that it is not held
+    assert (served, scene.served(), scene.left(), scene.till.pools["api"].restate) == ([], [], 0, True)
+    assert scene.till.take(scene.price("other", api=1)) is None
+    assert scene.exchange() == {}
+    # and what the next exchange grants is paid
+    scene.exchange(leased={"api": 4})
+    assert scene.served() == [waiter]
+
+
+def test_what_waits_for_a_consumer_that_comes_back_is_undone_by_a_refusal_too() -> None:
+    scene = Scene()
+
+    overtaken(scene, lambda: scene.till.refuse("api"), leased=0, granted=5)
+    scene.till.earmark("costly", {"api": 5})
+
+    pool = scene.till.pools["api"]
+    assert (pool.left, pool.earmarks, pool.set_aside, pool.restate) == (0, {}, 0, True)
+
+
+@pytest.mark.parametrize(("lasts", "paid"), [(True, False), (False, True)])
+def test_an_answer_binds_what_an_exchange_leases_meanwhile(lasts: bool, paid: bool) -> None:
+    scene = Scene(mail=5)
+    waiter = scene.wait("timeline", api=1, mail=1)
+
+    overtaken(scene, lambda: scene.till.bound("api", 0, lasts=lasts), leased=20, granted=1)
+
+    # Of a limit of which units return as time goes by, the one that the ledger has found is still good
+    assert bool(scene.till.serve_leased([waiter])) is paid
+    assert scene.left() == 0
+    # What was leased of another quota is there for it
+    assert scene.left("mail") == 5 + (not paid)
+
+
+def test_what_was_said_before_an_exchange_does_not_bind_it() -> None:
+    scene = Scene()
+    scene.till.bound("api", 0, lasts=True)
+
+    scene.exchange(leased={"api": 20})
+
+    assert scene.left() == 20
+
+
+# -- whether the API serves again
+
+
+def test_a_task_that_the_ledger_paid_says_from_its_beginning_on_that_calls_are_served() -> None:
+    # Given one task that was paid from memory and one that was paid by the ledger
+    scene = Scene(api=5)
+    waiter = scene.wait("timeline", api=1)
+    ((_, asked),) = scene.till.serve()
+    begun_ns = scene.now_ns
+    from_memory = scene.take(api=1)
+    scene.now_ns += S
+
+    scene.till.settle(from_memory)
+    assert scene.till.pools["api"].served_ns == 0
+    scene.till.book(asked, "api", 1)
+    assert scene.till.pools["api"].served_ns == 0  # whether it was refused is not known yet
+    scene.till.settle(asked, {})
+    assert scene.till.pools["api"].served_ns == begun_ns
+    assert waiter.grant is None
+
+
+@pytest.mark.parametrize(("used", "ambiguous"), [({"api": 0}, False), (None, True)])
+def test_a_task_without_an_answered_call_says_nothing(used: Mapping[str, int] | None, ambiguous: bool) -> None:
+    scene = Scene(api=5)
+    scene.wait("timeline", api=1)
+    ((_, asked),) = scene.till.serve()
+
+    scene.till.settle(asked, used, ambiguous=ambiguous)
+
+    assert scene.till.pools["api"].served_ns == 0

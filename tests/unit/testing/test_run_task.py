@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+from requests.auth import HTTPDigestAuth
 
 from qctl import RateLimited, Reject, Retry, Task
 from qctl.broker.message import MAX_COUNT
@@ -332,6 +334,41 @@ def test_a_call_that_got_no_connection_costs_nothing() -> None:
 
     assert result.outcome == "retry"
     assert not any(result.spent.values())
+
+
+class OnlyReads:
+    """As an encoder of forms that are sent in parts."""
+
+    def read(self, size: int = -1) -> bytes:
+        return b"one two"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [OnlyReads(), b"one two", "one two", io.BytesIO(b"one two"), io.StringIO("one two"), iter([b"one ", b"two"])],
+)
+def test_a_body_is_sent_whole_whatever_it_is_made_of(body: Any) -> None:
+    api = FakeApi()
+    api.post(USERS)
+
+    result = run_task(lambda task: task.http.post(USERS, data=body) and None, 1, quota={"twitter": 1}, api=api)
+
+    assert (result.outcome, [call.body for call in result.calls]) == ("ack", [b"one two"])
+
+
+def test_a_request_that_auth_sends_again_is_another_call() -> None:
+    api = FakeApi()
+    api.get(USERS, status=401, headers={"www-authenticate": 'Digest realm="r", nonce="n", qop="auth"'})
+    api.get(USERS, status=200)
+
+    result = run_task(
+        lambda task: task.http.get(USERS, auth=HTTPDigestAuth("user", "word")) and None,
+        1,
+        quota={"twitter": 1},
+        api=api,
+    )
+
+    assert (result.outcome, result.spent, [call.status for call in result.calls]) == ("ack", {"twitter": 2}, [401, 200])
 
 
 def test_a_task_that_begins_late_is_over_its_time_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

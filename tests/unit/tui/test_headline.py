@@ -167,3 +167,12 @@ def test_the_keys_are_those_of_the_view_from_the_one_table() -> None:
     assert not any(action.kind is Kind.WRITE for action in allowed(read_only=True))
     # however narrow, the way out and the help stay
     assert plain(headline.keys(ACTIONS, View.HOSTS, width=30)).rstrip().endswith("? help  q quit")
+
+
+def test_of_what_is_gone_it_says_when_the_first_is_back_where_nothing_else_presses() -> None:
+    status = troubled.troubled().status
+    gone = [troubled.quota(f"web-{number}", used=20_000, returns_at_s=NOW_S + 60 * number) for number in (2, 3)]
+    held = troubled.quota("web-4", used=19_999, held=True, held_until_s=NOW_S + 7)
+    shown = Snapshot(NOW_S, replace(status, quotas=(*gone, held)))
+
+    assert words(headline.answers(scene(shown), width=160)).startswith("runs out 3 used up, back 13:30:07 ")

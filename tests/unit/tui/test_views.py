@@ -396,5 +396,23 @@ def test_a_notice_of_a_host_is_an_event() -> None:
 
     row = rows(View.EVENTS, found)["11"]
     assert (row["by"], row["verb"], row["target"]) == ("worker", "notice", "web-2/twitter")
-    assert row["why"].startswith("foreign spending begins since 13:0")
+    assert row["why"].startswith("spending by someone else begins since 13:0")
     assert detail(found, View.EVENTS, "11") is not None
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [(24, "20/s, 100/30s, 5000/h"), (21, "20/s, 100/30s, 5000/h"), (20, "20/s, 100/30s, …"), (9, "20/s, …"), (3, "…")],
+)
+def test_limits_are_cut_between_them_and_never_in_a_number(width: int, shown: str) -> None:
+    assert words.limits(("20/s", "100/30s", "5000/h"), width) == shown
+
+
+def test_a_quota_that_a_consumer_is_held_for_is_back_then_and_never_lasts() -> None:
+    # given 57 of 60 spent and a task that costs more than the rest, with an end that is known, and one that is not
+    short = troubled.quota("web-2", used=57, limit_units=60, held=True, held_until_s=NOW_S + 7, spend_per_s=1.0)
+    found = shared(short, replace(short, host="web-3", held_until_s=None))
+
+    for view, keys in ((View.QUOTAS, ("web-2/twitter", "web-3/twitter")), (View.HOSTS, ("web-2", "web-3"))):
+        shown = rows(view, found)
+        assert [shown[key]["runs_out"] for key in keys] == ["back 13:30:07", "too little"]

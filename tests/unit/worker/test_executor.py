@@ -95,6 +95,34 @@ def test_given_a_coroutine_that_swallows_its_cancellation_then_its_slot_is_lost_
     assert (executor.lost_slots, executor.hopeless) == (0, False)
 
 
+def test_given_a_task_that_cannot_be_stopped_then_the_others_that_are_over_time_are_stopped_all_the_same(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    both, stopped = threading.Barrier(2), threading.Event()
+    ending, stops = threading.Event(), list[Task]()
+
+    def stop(task: Task) -> None:
+        stops.append(task)
+        if len(stops) == 1:
+            raise TypeError("no socket")
+        stopped.set()
+
+    def waits(task: Task) -> None:
+        both.wait(5)
+        ending.wait(5)
+
+    monkeypatch.setattr(Task, "stop", stop)
+    executor, left = make(leases, Handler(run=cast(Any, waits)))
+    executor.put(delivery())
+    executor.put(delivery())
+
+    wait_until("both are told", lambda: executor.expire() > 0 and stopped.is_set())
+    ending.set()
+
+    assert "task cannot be stopped" in caplog.text
+    assert [left.get(timeout=5).outcome.ending for _ in range(2)] == [Ending.LATER] * 2
+
+
 class RecordingBed:
     """Where suspects go."""
 
@@ -180,6 +208,42 @@ def test_given_a_task_that_costs_more_than_a_lowered_limit_then_it_waits_outside
 
 
 @pytest.mark.parametrize("swallows", [False, True])
+@pytest.mark.parametrize(
+    ("units", "quota", "words"),
+    [
+        (-1, "api", "a whole number"),
+        (1.5, "api", "a whole number"),
+        ("3", None, "a whole number"),
+        (1, "mail", "no quota"),
+    ],
+)
+def test_given_a_task_that_spends_what_cannot_be_then_it_is_dead_at_once(
+    tmp_path: Path, units: Any, quota: str | None, words: str, swallows: bool
+) -> None:
+    # Given a task that may be tried again
+    leases = Leases.open(tmp_path / "web-1", [Policy("api", (Limit(10, 10 * NS_PER_S),))], hold_after_s=0.2)
+    quotas = {"api": Quota("api", (Rate(10, 10 * NS_PER_S),))}
+    plain = rules()
+    paying = replace(plain, quotas=quotas, consumer=replace(plain.consumer, cost={"api": 1}))
+
+    def spends(task: Task) -> None:
+        with suppress(Exception if swallows else ()):
+            task.spend(units, quota)
+
+    # When
+    left: list[Settled] = []
+    executor = Executor(
+        paying, Handler(run=spends), leases, leases.register("calls", {"api": 1}), left.append, lambda _: True
+    )
+    executor.work(delivery())
+    leases.close()
+
+    # Then
+    assert (left[0].outcome.ending, left[0].outcome.reason) == (Ending.DEAD, DeadReason.COST)
+    assert words in left[0].outcome.error
+
+
+@pytest.mark.parametrize("swallows", [False, True])
 def test_given_a_task_that_spends_more_than_the_limit_then_it_is_dead_and_nothing_is_spent(
     tmp_path: Path, swallows: bool
 ) -> None:
@@ -241,4 +305,30 @@ def test_what_a_task_that_ended_well_used_is_learnt_and_nothing_of_the_others(tm
         # Then the first and the last have told what tasks cost
         assert [settled.outcome.ending for settled in left].count(Ending.ACK) == 4
         (found,) = paying.learned.readings("calls", cost, time.monotonic())
-        assert found == CostReading("calls", "", "api", declared=2, tasks=2, p50=0, p95=5)
+        assert found == CostReading("calls", "", "api", declared=2, tasks=2, p50=0, p95=5, mean=2.5)
+
+
+def test_a_task_that_gave_up_for_want_of_units_tells_that_it_needed_more(tmp_path: Path) -> None:
+    # Given a limit of 5, of which tasks are declared to cost 1
+    hour_ns = 3_600 * NS_PER_S
+    with Leases.open(tmp_path / "web-1", [Policy("api", (Limit(5, hour_ns),))], hold_after_s=0.05) as leases:
+        plain, cost = rules(), {"api": 1}
+        quotas = {"api": Quota("api", (Rate(5, hour_ns),))}
+        paying = replace(plain, quotas=quotas, consumer=replace(plain.consumer, cost=cost))
+        left: list[Settled] = []
+
+        def spends(task: Task) -> None:
+            for _ in range(3):
+                task.spend(2)
+
+        executor = Executor(
+            paying, Handler(run=spends), leases, leases.register("calls", cost), left.append, lambda _: True
+        )
+
+        # When it has spent 4 and cannot have 2 more
+        executor.work(delivery())
+
+        # Then its like are known to need 6 at least
+        assert left[0].outcome.ending is Ending.LATER
+        (found,) = paying.learned.readings("calls", cost, time.monotonic())
+        assert (found.tasks, found.gave_up, found.p50) == (1, 1, 6)

@@ -20,7 +20,7 @@ import pytest
 from qctl.broker.message import Malformed, Message, Properties
 from qctl.errors import HandlerError
 from qctl.inventory.model import Consumer, PythonHandler, Quota, Rate
-from qctl.quota import Grant, Leases, Ledger, Limit, Policy
+from qctl.quota import Grant, Hold, Leases, Ledger, Limit, Policy
 from qctl.units import NS_PER_S
 from qctl.worker import http_async
 from qctl.worker.delivery import Delivery, Settled
@@ -33,7 +33,7 @@ from qctl.worker.rules import Rules
 from qctl.worker.tariff import tariff
 from qctl.worker.task import Task
 from qctl.worker.upstream import Sight
-from tests.upstream import Upstream
+from tests.upstream import LONG_BYTES, Upstream
 
 LIMIT = 50
 HOLD_AFTER_S = 0.5
@@ -227,6 +227,47 @@ def test_given_githubs_secondary_limit_then_its_body_is_read_and_still_there(hos
         assert limited.value.retry_after_s == 60
 
     run(meter, handler)
+
+
+@pytest.mark.parametrize("path", ["/long-refused", "/drip-refused"])
+def test_given_a_refusal_with_a_long_or_a_slow_body_then_it_is_not_waited_for_and_stays_whole(
+    host: Host, upstream: Upstream, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_async, "BODY_S", 0.2)
+    meter, before_bytes = host.meter(), upstream.sent_bytes
+
+    async def handler(http: MeteredClient) -> None:
+        async with http.get(upstream.address + path) as answer:
+            assert upstream.sent_bytes - before_bytes < LONG_BYTES / 2
+            if path == "/drip-refused":
+                assert await answer.content.readexactly(2) == b".."
+                return
+            size, first = 0, b""
+            async for piece in answer.content.iter_any():
+                first, size = first or piece[:2], size + len(piece)
+            assert (size, first) == (LONG_BYTES, b"\0\0")
+
+    run(meter, handler)
+
+    assert meter.seen is not None
+    assert meter.seen.sight is Sight.REFUSED
+    assert host.spent(meter) == 1
+
+
+def test_given_a_429_that_comes_when_the_task_is_over_time_then_others_are_spared_it(
+    host: Host, upstream: Upstream
+) -> None:
+    meter = host.meter()
+
+    async def handler(http: MeteredClient) -> None:
+        asyncio.get_running_loop().call_later(0.1, meter.stop)
+        with pytest.raises(TimedOut):
+            await http.get(upstream.address + "/limited/late-429/0.3")
+
+    run(meter, handler)
+
+    assert isinstance(host.leases.acquire(host.leases.price("calls", {"api": 1})), Hold)
+    assert host.spent(meter) == 1
 
 
 def test_given_more_calls_than_the_host_can_pay_then_the_loop_goes_on_while_it_waits(

@@ -28,10 +28,23 @@ def test_each_type_has_its_own_cost_for_each_quota() -> None:
     learned.add("", {"twitter": 3}, 0.0)
 
     assert costs(learned) == {
-        ("refresh", "twitter"): CostReading("timeline", "refresh", "twitter", 1, 100, 50, 95),
-        ("refresh", "mail"): CostReading("timeline", "refresh", "mail", 2, 100, 1, 1),
-        ("", "twitter"): CostReading("timeline", "", "twitter", 1, 1, 3, 3),
+        ("refresh", "twitter"): CostReading("timeline", "refresh", "twitter", 1, 100, 50, 95, 50.5),
+        ("refresh", "mail"): CostReading("timeline", "refresh", "mail", 2, 100, 1, 1, 1.0),
+        ("", "twitter"): CostReading("timeline", "", "twitter", 1, 1, 3, 3, 3.0),
     }
+
+
+def test_a_task_that_gave_up_counts_with_what_it_would_have_needed() -> None:
+    # given tasks of one call that end, and some that could not be paid for their fifth
+    learned = Learned()
+    for _ in range(65):
+        learned.add("refresh", {"twitter": 1}, 0.0)
+    for _ in range(17):
+        learned.add("refresh", {"twitter": 5}, 0.0, gave_up=True)
+
+    (found,) = costs(learned).values()
+
+    assert (found.tasks, found.gave_up, found.p50, found.p95) == (82, 17, 1, 5)
 
 
 def test_percentiles_are_of_the_last_tasks_and_all_are_counted() -> None:

@@ -11,7 +11,7 @@ import pytest
 from qctl.control.desired import Desired, Override
 from qctl.quota import Grant, Hold, Leases, Limit, Policy, Standing, Window
 from qctl.units import NS_PER_S
-from qctl.worker.limits import Limits, rates
+from qctl.worker.limits import LOOKS, Limits, rates
 from tests.fleet import wait_until
 
 HOUR_NS = 3600 * NS_PER_S
@@ -173,3 +173,70 @@ def test_a_process_that_hears_nothing_leaves_a_paced_limit_paced(join: Join) -> 
 
     assert [part.limit for part in leases.look()["api"].limits] == stated
     assert [limit.window for limit in stated] == [Window.PACED, Window.SLIDING]
+
+
+# -- processes of two inventories
+
+PACED = Policy("api", (Limit(60, 60 * NS_PER_S),), Window.PACED, burst_units=2)
+
+
+def kinds(leases: Leases) -> list[Window]:
+    return [part.limit.window for part in leases.look()["api"].limits]
+
+
+def test_a_process_of_an_older_inventory_writes_no_limit_once_one_of_a_newer_runs(join: Join) -> None:
+    # Given a process that knows of no bucket, and one of an inventory that has one
+    (_, older), (leases, newer) = join(), join(PACED)
+    for one in (older, newer):
+        asyncio.run(one.apply(desired(), 0.0))
+    older.leave()
+
+    # When an operator sets another limit, and the older one hears of it last
+    for one in (newer, older):
+        asyncio.run(one.apply(desired(override("30/m")), 0.0))
+
+    # Then it is as the newer inventory has it, and both say so
+    assert kinds(leases) == [Window.PACED, Window.SLIDING]
+    assert [rates(one.policies[0]) for one in (older, newer)] == [("30/m",), ("30/m",)]
+    assert older.overrides.keys() == {"api"}
+
+
+def test_a_limit_that_one_who_was_stopped_has_undone_is_written_again(join: Join) -> None:
+    # Given an older process that writes last, since it was stopped
+    (_, older), (leases, newer) = join(), join(PACED)
+    for one in (newer, older):
+        asyncio.run(one.apply(desired(), 0.0))
+    wait_until("it sees that", lambda: len(leases.readings()["api"].limits) == 1)
+
+    # When that lasts, and not before
+    assert [newer.has_lost() for _ in range(LOOKS)] == [False] * (LOOKS - 1) + [True]
+    asyncio.run(newer.apply(desired(), 0.0))
+
+    # Then it is undone
+    assert kinds(leases) == [Window.PACED, Window.SLIDING]
+    wait_until("it sees that", lambda: len(leases.readings()["api"].limits) == 2)
+    assert not any(newer.has_lost() for _ in range(2 * LOOKS))
+
+
+def test_two_that_disagree_undo_each_other_more_and_more_seldom(join: Join) -> None:
+    (_, other), (leases, limits) = join(), join(PACED)
+    asyncio.run(limits.apply(desired(), 0.0))
+    asyncio.run(other.apply(desired(), 0.0))
+    wait_until("it sees that", lambda: len(leases.readings()["api"].limits) == 1)
+
+    looks = [limits.has_lost() for _ in range(7 * LOOKS)]
+
+    assert [at + 1 for at, lost in enumerate(looks) if lost] == [LOOKS, 3 * LOOKS, 7 * LOOKS]
+
+
+def test_what_is_written_right_now_is_not_lost(join: Join) -> None:
+    leases, limits = join()
+    asyncio.run(limits.apply(desired(override("4/h")), 0.0))
+    wait_until("it sees that", lambda: limit_of(leases) == 4)
+
+    assert not any(limits.has_lost() for _ in range(2 * LOOKS))
+    # one who leaves does not look after it either
+    asyncio.run(join(POLICY)[1].apply(desired(), 0.0))
+    limits.leave()
+    wait_until("it sees that", lambda: limit_of(leases) == 1000)
+    assert not any(limits.has_lost() for _ in range(2 * LOOKS))

@@ -16,7 +16,7 @@ from qctl.control.event import Notice, Record, read
 from qctl.control.quota_reading import ForeignReading, LimitReading, QuotaReading
 from qctl.control.reading import Reading
 from qctl.worker import notices
-from qctl.worker.notices import OVER_S, PRESENT_S, SELDOM_S, Notices, Watch, notice
+from qctl.worker.notices import OVER_S, PRESENT_S, SELDOM_S, Due, Notices, Watch, notice
 from tests.wire import scenario
 
 FOREIGN = ForeignReading(212, 214, 600, 900.0, 1_000, 188, since_s=1_000.0, until_s=9_000.0, lasting=True)
@@ -37,14 +37,15 @@ class Said:
     def __init__(self) -> None:
         self.watch = Watch()
         self.what: list[tuple[float, bool, int]] = []
+        self.said: list[Due] = []
 
     def look(self, at_s: float, *quotas: QuotaReading) -> None:
         """Of each process its quota."""
         readings = [process(at_s, quota, index) for index, quota in enumerate(quotas)]
-        for begins, quota in tuple(self.watch.due(readings, at_s)):
-            assert quota.foreign is not None
-            self.what.append((at_s, begins, quota.foreign.units))
-            self.watch.said(quota, at_s, begins=begins)
+        for due in tuple(self.watch.due(readings, at_s)):
+            self.what.append((at_s, due.begins, due.foreign.units))
+            self.said.append(due)
+            self.watch.said(due, at_s)
 
 
 def test_several_processes_see_it_and_it_is_said_once_and_once_that_it_is_over() -> None:
@@ -65,6 +66,41 @@ def test_what_does_not_last_is_not_said() -> None:
 
     said.look(5.0, replace(QUOTA, foreign=replace(FOREIGN, lasting=False)))
     said.look(10.0, replace(QUOTA, foreign=replace(FOREIGN, units=0)))
+
+    assert said.what == []
+
+
+def window(number: int, units: int = 9) -> QuotaReading:
+    """A fixed window of 15 s in which somebody else was seen once, in its first second."""
+    since_s = 15.0 * number + 0.4
+    foreign = ForeignReading(units, units, 51, 15.0, 60, 0, since_s=since_s, until_s=15.0 * number + 15)
+    return replace(QUOTA, period_s=15.0, limit=60, window="fixed", foreign=foreign)
+
+
+def test_what_comes_in_window_after_window_lasts_however_briefly_it_shows_in_each() -> None:
+    # given a host that uses each window up at once, with one answer or two of the API, in which somebody else shows
+    said = Said()
+    for number in range(6):
+        for second in (1, 6, 11):
+            said.look(15.0 * number + second, window(number, units=7 + number % 3))
+
+    # then that is said in the third
+    assert said.what == [(31.0, True, 9)]
+
+    # when two windows pass without it, then it is over, and how much it was, since when and till when is told
+    for step in range(8):
+        said.look(91.0 + 5 * step, replace(QUOTA, period_s=15.0, window="fixed", foreign=None))
+    assert said.what[1:] == [(116.0, False, 9)]
+    assert (said.said[1].since_s, said.said[1].until_s) == (0.4, 86.0)
+
+
+def test_now_and_then_in_one_window_is_not_lasting() -> None:
+    # given two windows with it, and two without it, again and again
+    said = Said()
+    for number in range(40):
+        quota = window(number) if number % 5 < 2 else at_rest(window(number))
+        for second in (1, 6, 11):
+            said.look(15.0 * number + second, quota)
 
     assert said.what == []
 
@@ -101,18 +137,20 @@ def test_what_was_not_entered_is_said_again() -> None:
     first = list(watch.due([process(5.0)], 5.0))
     again = list(watch.due([process(10.0)], 10.0))
 
-    assert first == again == [(True, QUOTA)]
+    assert first == again == [Due(True, QUOTA, FOREIGN, 1_000.0)]
 
 
 def test_a_notice_travels_with_all_its_numbers() -> None:
-    written = notice("web-1", QUOTA, FOREIGN, begins=True, identity="a" * 32, now_s=1_800_000_000.5)
+    due = Due(False, QUOTA, FOREIGN, 1_000.0, 2_000.0)
+    written = notice("web-1", due, identity="a" * 32, now_s=1_800_000_000.5)
 
     found = read(Record(3, "qctl.hello", "a" * 32, "worker", written.body()))
 
     assert found == replace(written, user="worker")
     assert isinstance(found, Notice)
     assert (found.units, found.most, found.ours, found.limit, found.remaining) == (212, 214, 600, 1_000, 188)
-    assert (found.limit_units, found.begins, found.since) == (1_000, True, "1970-01-01T00:16:40.000Z")
+    assert (found.limit_units, found.begins) == (1_000, False)
+    assert (found.since, found.until) == ("1970-01-01T00:16:40.000Z", "1970-01-01T00:33:20.000Z")
 
 
 @scenario

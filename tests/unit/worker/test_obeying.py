@@ -23,7 +23,7 @@ from qctl.quota import Limit, Policy
 from qctl.units import NS_PER_S
 from qctl.worker import obey
 from qctl.worker.consumer import LiveConsumer
-from qctl.worker.limits import Limits
+from qctl.worker.limits import LOOKS, Limits
 from qctl.worker.obey import Obeying
 from qctl.worker.state import State
 from tests.unit.worker.stand_ins import hearing
@@ -469,3 +469,31 @@ async def test_an_answer_that_cannot_be_sent_is_dropped_and_only_so_many_wait(sc
 def test_an_instant_is_written_as_everywhere() -> None:
     assert obey._instant(0.5) == utc(0.5) == "1970-01-01T00:00:00.500Z"
     assert obey._instant(None) is None
+
+
+@scenario
+async def test_limits_that_the_ledger_has_lost_are_set_again_while_it_is_known_what_holds(scene: Scene) -> None:
+    scene.ledger.units["api"] = 7
+    assert scene.ledger.readings() == {}  # as of a ledger that does not have them
+
+    scene.obeying.cut_off()
+    await until(lambda: scene.obeying._limiting is None)
+    for _ in range(2 * LOOKS):
+        scene.obeying.look_after_limits()
+    assert scene.obeying._limiting is None
+
+    await scene.obeying.begin(scene.log)
+    await until(lambda: scene.obeying._limiting is None)
+    scene.ledger.units["api"] = 7
+    for _ in range(LOOKS):
+        scene.obeying.look_after_limits()
+    await until(lambda: scene.ledger.units["api"] == 1000)
+
+    # When one of a newer inventory sees to them
+    scene.obeying.leave_limits()
+    scene.ledger.units["api"] = 7
+    for _ in range(9 * LOOKS):
+        scene.obeying.look_after_limits()
+    scene.say(command(Verb.QUOTA_SET, 1, target=Target(host="web-*"), quota="api", rates=("20/h",)))
+    await scene.answers()
+    assert scene.ledger.units["api"] == 7

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import SplitResult
 
+import aiohttp
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from qctl.broker.message import DeadReason, Malformed, Message, Properties
 from qctl.inventory.model import FIXED_LADDER_S, RetryPolicy
 from qctl.worker.exceptions import RateLimited, Reject, Retry, TimedOut, Unpaid
+from qctl.worker.logs import JsonFormat, TextFormat
 from qctl.worker.outcome import ACK, MAX_DEFERRALS, Ending, Outcome, decide, explain, rung
 
 LADDER_S = (1.0, 2.0, 5.0, 30.0)
@@ -164,6 +172,53 @@ def test_given_any_words_then_the_explanation_is_one_short_line_that_a_header_ca
         assert len(line) <= 500
         assert len(line.encode()) <= 2_000
         assert not any(ord(c) < 0x20 or 0x7F <= ord(c) <= 0x9F for c in line)
+
+
+SECRET = "S3CRET"
+PARTS = SplitResult("http", f"me:{SECRET}@127.0.0.1:9", "/x", f"api_key={SECRET}", "")
+
+
+def _refused() -> Exception:
+    with pytest.raises(requests.ConnectionError) as raised:
+        requests.Session().get(PARTS.geturl())
+    return raised.value
+
+
+def _of_a_status() -> Exception:
+    answer = requests.Response()
+    answer.status_code, answer.reason, answer.url = 404, "Not Found", PARTS.geturl()
+    with pytest.raises(requests.HTTPError) as raised:
+        answer.raise_for_status()
+    return raised.value
+
+
+def _of_aiohttp() -> Exception:
+    about = aiohttp.RequestInfo(URL(PARTS.geturl()), "GET", CIMultiDictProxy(CIMultiDict()), URL(PARTS.geturl()))
+    return aiohttp.ClientResponseError(about, (), status=404, message="Not Found")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (_refused, "Max retries exceeded with url: /x?… (Caused by"),
+        (_of_a_status, "404 Client Error: Not Found for url: http://127.0.0.1:9/x?…"),
+        (_of_aiohttp, "http://127.0.0.1:9/x?…'"),
+        (lambda: Reject(f"<https://h?key={SECRET}>, gone"), "<https://h?…>, gone"),
+        (lambda: ValueError(f"//a?b='{SECRET}'&c={SECRET}. Really?no /a/b? 1/2"), "//a?…. Really?no /a/b? 1/2"),
+        (lambda: ValueError("x" * 470 + f" http://h/?key={SECRET}" + "y" * 10_000), "http://h/?…"),
+    ],
+)
+def test_given_a_failure_of_a_call_then_no_query_and_no_user_is_repeated(
+    error: Callable[[], Exception], words: str
+) -> None:
+    failure = error()
+    found = ended(failure)
+
+    assert words in found.error
+    assert SECRET not in str(found)
+    # nor in what is logged about it
+    record = logging.LogRecord("qctl", logging.DEBUG, "", 1, "", (), (type(failure), failure, None))
+    assert SECRET not in TextFormat("web-1").format(record) + JsonFormat("web-1").format(record)
 
 
 # The ladder

@@ -6,6 +6,7 @@ import pytest
 
 from qctl.quota import Limit, LimitReading, Reading, Window
 from qctl.worker.pace import UNBOUNDED, Allowance, Pace, allowance
+from qctl.worker.sharing import IDLE_S, Sharing
 from tests.unit.quota.model import S
 
 HOLD_AFTER_S = 1.0
@@ -48,6 +49,45 @@ def test_processes_share_the_rate_and_costly_tasks_are_fewer() -> None:
     assert alone.interval_s == pytest.approx(0.2, rel=1e-3)
     assert shared.interval_s == pytest.approx(0.4, rel=1e-3)
     assert (costly.interval_s, costly.burst) == (pytest.approx(1.0, rel=1e-3), 2.0)
+
+
+def test_a_small_bucket_that_processes_share_lets_each_run_its_part_of_what_it_allows() -> None:
+    # Given a bucket of three, from which 3 / (50 ms + 250 ms) = 10 tasks a second can be paid
+    alone = allowance(paced(20_000, 1000, 3), {"api": 1}, HOLD_AFTER_S)
+    shared = allowance(paced(20_000, 1000, 3, processes=2), {"api": 1}, HOLD_AFTER_S)
+
+    # Then each of two processes holds half of what one would
+    assert (alone.bound(500, 0.25), shared.bound(500, 0.25)) == (7, 3)
+
+
+def test_consumers_that_share_a_quota_hold_their_part_each() -> None:
+    # Given a consumer of two processes, beside one that costs twice as much and one that needs another quota
+    readings = paced(20_000, 1000, 6, processes=2)
+    alone = allowance(readings, {"api": 1}, HOLD_AFTER_S)
+    shared = allowance(readings, {"api": 1}, HOLD_AFTER_S, [{"api": 2}, {"mail": 5}])
+    costly = allowance(readings, {"api": 2}, HOLD_AFTER_S, [{"api": 1}, {"mail": 5}])
+
+    # Then both have as many tasks, a third of what one would have alone, of the rate and of the bucket
+    assert shared.interval_s == pytest.approx(3 * alone.interval_s)
+    assert costly.interval_s == pytest.approx(shared.interval_s)
+    assert (alone.bound(500, 0.25), shared.bound(500, 0.25), costly.bound(500, 0.25)) == (7, 2, 2)
+
+
+def test_a_consumer_that_does_nothing_for_a_while_leaves_its_part_to_the_others() -> None:
+    costs = {name: {"api": units} for units, name in enumerate(("timeline", "mail", "calls"), 1)}
+    sharing = Sharing(costs, 100.0)
+    assert sharing.beside("mail", 100.0 + IDLE_S - 1) == [{"api": 1}, {"api": 3}]
+
+    # When one has a task, one has ended some, and one has neither
+    for done in (0, 7):
+        sharing.note("timeline", here=1, done=0, now_s=104.0 + done)
+        sharing.note("mail", here=0, done=done, now_s=104.0 + done)
+        sharing.note("calls", here=0, done=0, now_s=104.0 + done)
+
+    assert sharing.beside("calls", 111.0) == [{"api": 1}, {"api": 2}]
+    assert sharing.beside("mail", 111.0) == [{"api": 1}]
+    sharing.note("mail", here=0, done=7, now_s=111.0 + IDLE_S)
+    assert sharing.beside("calls", 111.0 + IDLE_S) == []
 
 
 def test_of_several_quotas_the_slowest_counts() -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pika.exceptions
 import pytest
 
+from qctl import quota
 from qctl.broker import lossy, topology
 from qctl.broker.lossy import MAX_UNCONFIRMED, LossyPublisher
 from qctl.broker.message import Outgoing, Properties
@@ -31,6 +32,7 @@ from qctl.control.target import Target
 from qctl.quota import Account, Grant, Leases, Limit, Policy, Window
 from qctl.quota.account import Counted
 from qctl.quota.foreign import ForeignReport
+from qctl.quota.window import Spent
 from qctl.worker import readings
 from qctl.worker.consumer import LiveConsumer
 from qctl.worker.readings import Clocks, Telemetry, consumer_reading, quota_reading
@@ -115,6 +117,21 @@ def account(units: int, limit: int = 100, **more: Any) -> Account:
     counted = Counted(Limit(limit, 60 * S), units)
     fields = {"lease_units": 3, "dry": units >= limit, "returns_ns": 510 * S, "blocked_until_ns": None, **more}
     return Account(counted, (counted,), **fields)
+
+
+def test_when_units_return_is_told_in_seconds_from_now_for_the_limits_that_are_shown() -> None:
+    # given a ledger that has forty units spent, of which ten are free again in five seconds
+    limit = Limit(100, 60 * S)
+    ledger = quota.Reading("twitter", (quota.LimitReading(limit, Spent.of([(505 * S, 10), (520 * S, 30)])),))
+
+    # when
+    found = quota_reading(TWITTER, account(40), NOW, spent=ledger)
+
+    # then
+    pairs = found.limits[0].returns
+    assert sum(units for in_s, units in pairs if in_s == 5.0) == 10
+    assert sum(units for in_s, units in pairs if in_s == 20.0) == 30
+    assert quota_reading(TWITTER, account(40), NOW).limits[0].returns == ()
 
 
 def test_instants_of_a_quota_are_told_by_the_wall_clock() -> None:
@@ -464,3 +481,38 @@ async def test_a_bug_in_telling_ends_nothing(monkeypatch: pytest.MonkeyPatch, ca
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.exc_info
+
+
+# How fast a quota is spent
+
+
+def test_units_a_second_are_those_that_the_ledger_has_settled_lately() -> None:
+    # given forty units of the last ten seconds and sixty before, by the history of a minute; and a bucket beside it
+    limit, bucket = Limit(1_000, 60 * S), Limit(5, S, Window.PACED)
+    now_ns = NOW.now_ns
+    rows = [(now_ns - 12 * S + limit.kept_ns, 60), (now_ns - 4 * S + limit.kept_ns, 40)]
+    ledger = quota.Reading("twitter", (quota.LimitReading(bucket), quota.LimitReading(limit, Spent.of(rows))))
+
+    assert readings.spend_per_s(ledger, now_ns) == 4.0
+    assert quota_reading(TWITTER, account(40), NOW, spent=ledger).spend_per_s == 4.0
+
+
+def test_of_a_shorter_period_it_is_what_was_settled_in_it_and_of_a_bucket_alone_nothing_is_known() -> None:
+    limit = Limit(60, 2 * S)
+    rows = [(NOW.now_ns - S + limit.kept_ns, 30)]
+
+    assert readings.spend_per_s(quota.Reading("q", (quota.LimitReading(limit, Spent.of(rows)),)), NOW.now_ns) == 15.0
+    bucket = quota.LimitReading(Limit(5, S, Window.PACED))
+    assert readings.spend_per_s(quota.Reading("q", (bucket,)), NOW.now_ns) is None
+
+
+def test_what_comes_back_later_is_told_apart_from_what_is_done() -> None:
+    # given twenty tasks acknowledged, six retried and ten deferred in four seconds
+    live = consumer()
+    live.counts.tick(100.0)
+    live.counts.acked, live.counts.retried, live.counts.deferred, live.counts.dead = 20, 6, 10, 3
+    live.counts.tick(104.0)
+
+    found = consumer_reading(live, quota_until_s=None)
+
+    assert (found.rate_per_s, found.put_off_per_s) == (5.0, 4.0)
