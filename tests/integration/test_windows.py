@@ -14,14 +14,14 @@ from tests.judge.said import Style
 from tests.judge.server import Judge
 from tests.judge.verdict import NS_PER_S, judge
 
-WINDOW_S = 3
+WINDOW_S = 5
 UNITS, OTHERS, WINDOWS = 60, 20, 2
 
 
 def test_in_fixed_windows_of_a_skewed_clock_what_others_leave_is_used_and_nothing_is_over(
     local_vhost: Vhost, tmp_path: Path
 ) -> None:
-    # Given an API of 60 in windows of 3 s of its own clock, 37 s ahead, whose answers say what remains and until when
+    # Given an API of 60 in windows of 5 s of its own clock, 37 s ahead, whose answers say what remains and until when
     # by that clock; as each window begins somebody else takes 20
     rule = Rule(Kind.FIXED, UNITS, WINDOW_S * NS_PER_S)
     config = Config(rule, latency_ms=(0, 50), skew_s=37.0, style=Style.EPOCH_MS, foreign=Foreign(Spends.BEFORE, OTHERS))
